@@ -1,0 +1,9 @@
+"""Peewee on Honker: a drop-in SqliteDatabase, and events that commit with the row and reach every process."""
+
+from peewee_honker.bus import EventBus
+from peewee_honker.database import HonkerDatabase
+from peewee_honker.errors import EngineClosedError, HonkerError, SharedFileError
+from peewee_honker.events import Event
+
+__all__ = ["EngineClosedError", "Event", "EventBus", "HonkerDatabase", "HonkerError", "SharedFileError"]
+__version__ = "0.1.0"

@@ -1,0 +1,502 @@
+"""A DB-API connection on the engine: one for each thread, as Peewee makes them, over one shared writer.
+
+Where SQLite keeps something for each connection (the open transaction, the last inserted rowid, `busy_timeout`,
+`query_only`), this class keeps it, so that threads do not see each other's.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from peewee_honker.driver import pragmas
+from peewee_honker.driver.cursor import Cursor
+from peewee_honker.driver.engine import Engine
+from peewee_honker.driver.errors import is_known, operational, translate
+from peewee_honker.driver.face import EngineTransaction
+from peewee_honker.driver.parameters import Parameters, bind, encodable
+from peewee_honker.driver.pragmas import Pragma
+from peewee_honker.driver.rows import Row, Run, as_tuples, refresh, select, text_with_returning
+from peewee_honker.driver.statement import Kind, Statement, split_script, statement_of
+
+__all__ = ["Connection"]
+
+_COUNTS = "SELECT last_insert_rowid() AS a, changes() AS b"
+_AT_ONCE = ("BEGIN", "BEGIN TRANSACTION")  # SQLite would defer the lock: see Connection.begin
+
+
+class Connection:
+    """A connection with the methods of `sqlite3.Connection` that Peewee and its users call, in autocommit mode.
+
+    Statements outside a transaction that read go to the reader pool, all others to the writer. `timeout` is how many
+    seconds a write waits, for the other threads and processes together, before `OperationalError: database is locked`.
+    """
+
+    isolation_level = None
+
+    def __init__(self, engine: Engine, timeout: float = 5.0, *, read_only: bool = False) -> None:
+        self.engine = engine
+        self.timeout = timeout
+        self.in_transaction = False
+        self.total_changes = 0
+        self._last_rowid = 0
+        self._changes = 0
+        self._began_by_savepoint = False
+        self._write: Run | None = None  # Honker's writer while in a transaction
+        self._may_wait = False  # a deferred transaction that has not touched the file: its first lock can be waited for
+        self._read_only = read_only
+        self._query_only = False  # the pragma
+        self._closed = False
+        self.is_starting = False  # while the owner sets up what every connection of it asks for
+        engine.face if engine.is_open else engine.open(time.monotonic() + timeout)
+        engine.connection_opened()
+
+    # The DB-API
+
+    def cursor(self) -> Cursor:
+        """A new cursor."""
+        self._check_open()
+        return Cursor(self)
+
+    def execute(self, sql: str, parameters: Parameters = ()) -> Cursor:
+        """`cursor().execute(...)`."""
+        return self.cursor().execute(sql, parameters)
+
+    def executemany(self, sql: str, rows: Iterable[Parameters]) -> Cursor:
+        """`cursor().executemany(...)`."""
+        return self.cursor().executemany(sql, rows)
+
+    def executescript(self, script: str) -> Cursor:
+        """`cursor().executescript(...)`."""
+        return self.cursor().executescript(script)
+
+    def commit(self) -> None:
+        """Commit the open transaction; nothing when there is none."""
+        if self.in_transaction:
+            self.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Roll the open transaction back; nothing when there is none."""
+        if self.in_transaction:
+            self.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Roll an open transaction back and let go of the engine. Nothing the second time."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self.in_transaction:
+                self._end_by_rollback()
+        finally:
+            self.engine.connection_closed()
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if kind is None:
+            self.commit()
+        else:
+            self.rollback()
+
+    def __del__(self) -> None:
+        # A thread that ends without closing must not keep the writer for ever.
+        if not getattr(self, "_closed", True):
+            self.close()
+
+    @property
+    def transaction(self) -> EngineTransaction | None:
+        """Honker's view of the open transaction, to pass as `tx=`; None outside one."""
+        return EngineTransaction.joined(self.engine) if self.in_transaction else None
+
+    # Running statements
+
+    def run(self, cursor: Cursor, sql: str, parameters: Parameters) -> None:
+        """Run one statement and put its result into `cursor`. Raises sqlite3's exceptions."""
+        if self._closed:
+            self._check_open()
+        statement = statement_of(sql)
+        values = bind(statement, parameters) if parameters else ()
+        try:
+            (statement.run or _way_to_run(statement))(self, cursor, statement, values)
+        except RuntimeError as error:
+            raise self._explained(error, statement) from error
+        except TypeError:
+            encodable(values)
+            raise
+        cursor.lastrowid = self._last_rowid
+
+    def run_many(self, cursor: Cursor, sql: str, rows: Iterable[Parameters]) -> None:
+        """Run a statement that changes rows for each of `rows`."""
+        statement = statement_of(sql)
+        if not statement.is_dml:
+            raise sqlite3.ProgrammingError("executemany() can only execute DML statements.")
+        changed = 0
+        for parameters in rows:
+            self.run(cursor, sql, parameters)
+            changed += cursor.rowcount
+        cursor.reset()
+        cursor.rowcount = changed
+
+    def run_script(self, cursor: Cursor, script: str) -> None:
+        """Run the statements of a script, after a commit of what is open."""
+        self.commit()
+        for sql in split_script(script):
+            self.run(cursor, sql, ())
+        cursor.reset()
+
+    def _run_nothing(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
+        cursor.reset()
+
+    def _run_read(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
+        engine = self.engine
+        if statement.counters:
+            statement = statement_of(statement.with_counters(self._counters()))
+        if self.in_transaction:
+            rows = self._select_on_writer(self._on_writer, statement, values)
+        elif (engine.attached or engine.temporary) and engine.needs_writer(statement.sql):
+            with _Holding(self) as run:
+                rows = self._select_on_writer(run, statement, values)
+        else:
+            rows = self._select_on_reader(statement, values)
+        cursor.rowcount = -1
+        cursor.set_rows(as_tuples(rows), statement.columns)
+
+    def _select_on_writer(self, run: Run, statement: Statement, values: Sequence[Any]) -> list[Row]:
+        if not statement.star:
+            return select(run, statement, values, None)
+        attached = self.engine.attached
+        if attached or self.engine.temporary:
+            # Schemas beside main have versions of their own: never the same text twice.
+            refresh(run, ("main", *attached))
+            return select(run, statement, values, time.monotonic_ns())
+        return select(run, statement, values, _schema_version(run))
+
+    def _select_on_reader(self, statement: Statement, values: Sequence[Any]) -> list[Row]:
+        run: Run = self._on_reader
+        if not statement.star:
+            try:
+                return select(run, statement, values, None)
+            except RuntimeError as error:
+                if not self.engine.attached or not str(error).startswith("no such table"):
+                    raise
+                with _Holding(self) as run:  # a table of an attached file, named without its schema
+                    return select(run, statement, values, None)
+        while True:
+            version = _schema_version(run)
+            rows = select(run, statement, values, version)
+            if version == _schema_version(run):
+                return rows
+            # The schema changed in between: the names may be of before and the rows of after.
+
+    def _run_change(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
+        """Run an INSERT, UPDATE, DELETE or REPLACE without RETURNING: the short way of most writes."""
+        if self._query_only or self._read_only:
+            self._refuse_write()
+        write = self._write
+        if write is not None and not self._may_wait:
+            write(statement.sql, values)
+            counts = write(_COUNTS, ())[0]
+        else:
+            engine = self.engine
+            deadline = time.monotonic() + self.timeout
+            if write is None:
+                engine.take_writer(self.timeout)
+            try:
+                engine.write(statement.sql, values, deadline)
+                counts = engine.write(_COUNTS, ())[0]
+            finally:
+                if write is None:
+                    engine.give_writer_back()
+            self._may_wait = False
+            if write is None:
+                engine.committed()
+        self._count(cursor, statement, counts)
+
+    def _count(self, cursor: Cursor, statement: Statement, counts: Row) -> None:
+        self._changes = changes = counts["b"]
+        self.total_changes += changes
+        if changes and statement.may_insert:
+            # When nothing was inserted, another thread's rowid stands there.
+            self._last_rowid = counts["a"]
+        if statement.is_dml:
+            cursor.rowcount = changes
+
+    def _run_write(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
+        if (self._query_only or self._read_only) and statement.kind in (Kind.WRITE, Kind.SCHEMA):
+            self._refuse_write()
+        sql = statement.sql
+        if statement.returning:
+            sql = text_with_returning(statement)
+            if statement.star:
+                sql = f"{sql.rstrip().rstrip(';')}\n/* {time.monotonic_ns()} */"
+        if self.in_transaction:
+            self._write_and_count(cursor, statement, sql, values, self._on_writer)
+        else:
+            with _Holding(self) as run:
+                self._write_and_count(cursor, statement, sql, values, run)
+            self.engine.committed()
+
+    def _write_and_count(self, cursor: Cursor, statement: Statement, sql: str, values: Sequence[Any], run: Run) -> None:
+        if statement.returning and statement.star:
+            refresh(run)
+        rows = run(sql, values)
+        cursor.rowcount = -1
+        if statement.kind is Kind.WRITE:
+            self._count(cursor, statement, self._on_writer(_COUNTS, ())[0])
+        elif statement.makes_temporary or statement.verb in ("ATTACH", "DETACH"):
+            self.engine.note_local_schemas()
+        if rows or statement.returning:
+            columns = statement.columns or (tuple(rows[0]) if rows else ())
+            cursor.set_rows(as_tuples(rows), columns)
+        else:
+            cursor.set_rows(iter(()), None)
+
+    def _refuse_write(self) -> NoReturn:
+        raise operational("attempt to write a readonly database", "SQLITE_READONLY")
+
+    def write_beside(self, sql: str, values: Sequence[Any]) -> None:
+        """Run a statement of this package's own beside the user's, in the open transaction or alone.
+
+        `lastrowid`, `rowcount` and `total_changes` stay what the user's statements made them.
+        """
+        try:
+            if self.in_transaction:
+                self._on_writer(sql, values)
+                return
+            with _Holding(self) as run:
+                run(sql, values)
+        except RuntimeError as error:
+            raise translate(error) from error
+        self.engine.committed()
+
+    def _on_writer(self, sql: str, values: Sequence[Any]) -> list[Row]:
+        if self._may_wait:
+            rows = self.engine.write(sql, values, time.monotonic() + self.timeout)
+            self._may_wait = False
+            return rows
+        return self.engine.write(sql, values)
+
+    def _on_reader(self, sql: str, values: Sequence[Any]) -> list[Row]:
+        return self.engine.read(sql, values, self.timeout)
+
+    def _counters(self) -> dict[str, int]:
+        return {"last_insert_rowid": self._last_rowid, "changes": self._changes, "total_changes": self.total_changes}
+
+    # Pragmas
+
+    def _run_pragma(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
+        pragma = Pragma.of(statement.sql)
+        if pragma is None:
+            self._run_write(cursor, statement, values)
+            return
+        pragmas.refuse_if_impossible(pragma)
+        if pragma.name in ("busy_timeout", "query_only"):
+            rows = self._own_setting(pragma)
+        elif pragma.sets_connection and not self.in_transaction:
+            rows = []
+            if self.engine.settings.get(pragma.name) != statement.sql:
+                with _Holding(self):
+                    self.engine.set(pragma.name, statement.sql)
+                self.engine.changed_by_hand |= not self.is_starting
+        elif pragma.is_about_schema:
+            rows = self._about_schema(f"{statement.body}\n/* {time.monotonic_ns()} */")
+        else:
+            rows = self._alone_or_within(statement.sql)
+        cursor.rowcount = -1
+        cursor.set_rows(as_tuples(rows), tuple(rows[0]) if rows else None)
+
+    def _about_schema(self, sql: str) -> list[Row]:
+        if self.in_transaction or self.engine.attached or self.engine.temporary:
+            return self._alone_or_within(sql)
+        refresh(self._on_reader)
+        return self._on_reader(sql, ())
+
+    def _own_setting(self, pragma: Pragma) -> list[Row]:
+        if pragma.name == "query_only":
+            if pragma.value is not None:
+                self._query_only = pragma.bare_value in ("1", "on", "yes", "true")
+                return []
+            return [{"query_only": int(self._query_only)}]
+        if pragma.value is not None:
+            self.timeout = max(0, int(pragma.bare_value)) / 1000
+        return [{"timeout": round(self.timeout * 1000)}]
+
+    def _alone_or_within(self, sql: str) -> list[Row]:
+        if self.in_transaction:
+            return self._on_writer(sql, ())
+        with _Holding(self) as run:
+            return run(sql, ())
+
+    # Transactions
+
+    def _run_begin(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
+        """BEGIN takes the write lock at once (IMMEDIATE) unless DEFERRED or EXCLUSIVE is said.
+
+        SQLite's default defers it to the first write, and refuses that with "database is locked", without waiting, when
+        another process has written since the first read.
+        """
+        cursor.reset()
+        if self.in_transaction:
+            self._on_writer("BEGIN", ())  # SQLite's own error
+        words = [word.upper() for word in statement.words()]
+        sql = "BEGIN IMMEDIATE" if " ".join(words) in _AT_ONCE else statement.sql
+        self._begin(sql)
+        self._began_by_savepoint = False
+
+    def _begin(self, sql: str) -> None:
+        deadline = time.monotonic() + self.timeout
+        self.engine.take_writer(self.timeout)
+        try:
+            self.engine.write(sql, (), deadline)
+        except BaseException:
+            self.engine.give_writer_back()
+            raise
+        self.engine.holder_thread = threading.get_ident()
+        self.in_transaction = True
+        self._write = self.engine.face.write
+        self._may_wait = not sql.startswith("BEGIN IMMEDIATE")
+
+    def _run_commit(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
+        cursor.reset()
+        if not self.in_transaction:
+            raise operational("cannot commit - no transaction is active")
+        self.engine.write("COMMIT", (), time.monotonic() + self.timeout)
+        self._ended()
+        self.engine.committed()
+
+    def _run_rollback(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
+        cursor.reset()
+        if not self.in_transaction:
+            raise operational("cannot rollback - no transaction is active")
+        self._end_by_rollback()
+
+    def _end_by_rollback(self) -> None:
+        try:
+            if self.engine.is_open:
+                self._on_writer("ROLLBACK", ())
+        finally:
+            self._ended()
+
+    def _run_savepoint(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
+        cursor.reset()
+        if self.in_transaction:
+            self._on_writer(statement.sql, ())
+        else:
+            self._begin(statement.sql)
+            self._began_by_savepoint = True
+
+    def _run_release(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
+        if not self.in_transaction:
+            self._run_write(cursor, statement, values)  # SQLite's own error
+            return
+        cursor.reset()
+        self.engine.write(statement.sql, (), time.monotonic() + self.timeout)
+        if self._began_by_savepoint and self._is_over():
+            self._ended()
+            self.engine.committed()
+
+    def _ended(self) -> None:
+        self.in_transaction = self._may_wait = False
+        self._write = None
+        self.engine.give_writer_back()
+
+    def _is_over(self) -> bool:
+        """Whether SQLite has ended the transaction, which some errors and an outermost RELEASE do."""
+        try:
+            self._on_writer("BEGIN", ())
+        except RuntimeError:
+            return False  # "cannot start a transaction within a transaction"
+        self._on_writer("ROLLBACK", ())
+        return True
+
+    # Errors
+
+    def _explained(self, error: RuntimeError, statement: Statement) -> Exception:
+        by_trigger = statement.kind is Kind.WRITE and self._is_raised_by_trigger(str(error))
+        if self.in_transaction and self.engine.is_open and self._is_over():
+            self._ended()
+        return translate(error, raised_by_trigger=by_trigger)
+
+    def _is_raised_by_trigger(self, message: str) -> bool:
+        """Whether some trigger can raise this text: Honker gives the text of an error alone."""
+        if is_known(message) or not self.engine.is_open:
+            return False
+        question = "SELECT 1 FROM {} WHERE type = 'trigger' AND instr(sql, ?) LIMIT 1"
+        text = (message.replace("'", "''"),)
+        run = self._on_writer if self.in_transaction else self._on_reader
+        schemas = ["main.sqlite_master", "temp.sqlite_master"] if self.in_transaction else ["main.sqlite_master"]
+        try:
+            return any(run(question.format(schema), text) for schema in schemas)
+        except RuntimeError:
+            return False  # the question is only for a better class of the error at hand
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
+
+    # What needs a callback into Python, or sqlite3's own handle
+
+    def _unsupported(self, *arguments: Any, **options: Any) -> NoReturn:
+        raise sqlite3.NotSupportedError(
+            "Honker's SQLite runs no Python functions, aggregates, collations, hooks or extensions. Compute it in "
+            "Python, say it in SQL, or use peewee.SqliteDatabase for this database."
+        )
+
+    create_function = create_aggregate = create_window_function = create_collation = _unsupported
+    set_authorizer = set_progress_handler = set_trace_callback = _unsupported
+    enable_load_extension = load_extension = blobopen = serialize = deserialize = _unsupported
+
+    def backup(self, *arguments: Any, **options: Any) -> NoReturn:
+        """Not to be had: `VACUUM INTO 'copy.db'` writes a consistent copy."""
+        raise sqlite3.NotSupportedError("backup() needs two sqlite3 connections. Run VACUUM INTO 'copy.db' instead.")
+
+
+_RUN: dict[Kind, Callable[[Connection, Cursor, Statement, Sequence[Any]], None]] = {
+    Kind.NOTHING: Connection._run_nothing,
+    Kind.READ: Connection._run_read,
+    Kind.WRITE: Connection._run_write,
+    Kind.SCHEMA: Connection._run_write,
+    Kind.OTHER: Connection._run_write,
+    Kind.PRAGMA: Connection._run_pragma,
+    Kind.BEGIN: Connection._run_begin,
+    Kind.COMMIT: Connection._run_commit,
+    Kind.ROLLBACK: Connection._run_rollback,
+    Kind.SAVEPOINT: Connection._run_savepoint,
+    Kind.RELEASE: Connection._run_release,
+    Kind.ROLLBACK_TO: Connection._run_write,
+}
+
+
+def _way_to_run(statement: Statement) -> Callable[..., None]:
+    statement.run = _RUN[statement.kind]
+    if statement.is_dml and not statement.returning:
+        statement.run = Connection._run_change
+    return statement.run
+
+
+def _schema_version(run: Run) -> int:
+    version: int = run("PRAGMA schema_version", ())[0]["schema_version"]
+    return version
+
+
+class _Holding:
+    """Hold the writer for statements outside a transaction; gives a function that runs one, waiting for its lock."""
+
+    __slots__ = ("_connection", "_deadline")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> Run:
+        self._deadline = time.monotonic() + self._connection.timeout
+        self._connection.engine.take_writer(self._connection.timeout)
+        return self._run
+
+    def _run(self, sql: str, values: Sequence[Any]) -> list[Row]:
+        return self._connection.engine.write(sql, values, self._deadline)
+
+    def __exit__(self, *error: object) -> None:
+        self._connection.engine.give_writer_back()

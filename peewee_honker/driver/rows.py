@@ -1,0 +1,170 @@
+"""Every column of a result, in order, under the name that sqlite3 would report.
+
+Honker gives a row as a dict by column name: equal names collapse, an empty result names nothing, and the names come
+fresh for every row. Three ways round it, all plain SQL:
+
+- *Names*: `SELECT * FROM (SELECT NULL) LEFT JOIN (SELECT * FROM (<select>) LIMIT 0)` gives one row with every column's
+  name and does not run the select. Asked once for a text. (SQLite renames a repeated `id` to `id:1`.)
+- *Rows*: `WITH _pwh_rows(a, b) AS (<select>) SELECT * FROM _pwh_rows` gives every column a name of its own, of one
+  letter, which CPython keeps as a shared object: 10,000 rows of five columns took 5.7 ms and 3.8 MB instead of 8.4 ms and
+  6.4 MB, and sqlite3 5.2 ms. SQLite makes one query of the two.
+- *Stale names*: Honker reads a statement's names before SQLite's first step, which is when SQLite finds that the schema
+  has changed and prepares anew. Only the names behind a `*` can change; such a text carries the schema's version as a
+  comment, so that a change makes it another text, and `refresh` has SQLite look at the schema before.
+"""
+
+import itertools
+import re
+import sqlite3
+import string
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from peewee_honker.driver.statement import Statement, Token, tokens
+
+__all__ = ["Row", "Run", "Tuple", "as_tuples", "refresh", "select", "text_with_returning"]
+
+Row = dict[str, Any]
+Tuple = tuple[Any, ...]
+Run = Callable[[str, Sequence[Any]], list[Row]]
+
+# One-letter names, distinct for SQLite (which folds ASCII letters) and single objects in CPython (Latin-1).
+_LETTERS = (
+    string.ascii_lowercase
+    + string.digits
+    + "".join(sign for sign in string.punctuation if sign not in '"`[]')
+    + "".join(map(chr, range(0xA1, 0x100)))
+)
+_SUFFIX = re.compile(r"(.*):\d+", re.DOTALL)
+
+
+def as_tuples(rows: list[Row]) -> Iterator[Tuple]:
+    """The rows as tuples; each dict is let go as soon as its tuple is made, so that memory does not hold both."""
+    rows.reverse()
+    return map(tuple, map(dict.values, map(list.pop, itertools.repeat(rows, len(rows)))))
+
+
+def select(run: Run, statement: Statement, parameters: Sequence[Any], version: int | None) -> list[Row]:
+    """Run a statement that reads, after which `statement.columns` names its columns.
+
+    `version` is the schema's version when the statement has a `*`, else None.
+    """
+    if statement.columns is None or version != statement.schema_version:
+        _learn(run, statement, parameters, version)
+    if statement.distinct and statement.may_be_one_row and len(parameters) > 1 and parameters[-2] == 1:
+        return run(statement.body, parameters)  # one row: no wrapper pays, and the text is shorter to prepare
+    return run(statement.text, parameters)
+
+
+def _learn(run: Run, statement: Statement, parameters: Sequence[Any], version: int | None) -> None:
+    mark = "" if version is None else f"/* schema {version} */"
+    body = statement.body
+    if statement.verb == "EXPLAIN":
+        rows = run(statement.sql, parameters)
+        statement.columns = tuple(rows[0]) if rows else ()
+        return
+    question = f"SELECT * FROM (SELECT NULL AS _pwh_none) LEFT JOIN (SELECT * FROM (\n{body}\n){mark} LIMIT 0)"
+    try:
+        if version is not None:
+            refresh(run)
+        names = tuple(run(question, parameters)[0])[1:]
+    except RuntimeError:
+        run(statement.sql, parameters)  # the error, told of the user's own text
+        raise
+    statement.columns = _without_suffixes(names)
+    statement.distinct = len(set(statement.columns)) == len(names) and version is None
+    letters = ",".join(f'"{name}"' for name in _short_names(len(names)))
+    statement.text = f"WITH _pwh_rows({letters}) AS (\n{body}\n{mark}) SELECT * FROM _pwh_rows"
+    statement.schema_version = version
+
+
+def refresh(run: Run, schemas: Sequence[str] = ("main",)) -> None:
+    """Make the connection behind `run` notice a changed schema before the next statement is prepared."""
+    for schema in schemas:
+        run(f'SELECT 1 FROM "{schema}".sqlite_master LIMIT 1', ())
+
+
+def _short_names(count: int) -> list[str]:
+    if count <= len(_LETTERS):
+        return list(_LETTERS[:count])
+    return [f"c{number}" for number in range(count)]
+
+
+def _without_suffixes(names: Sequence[str]) -> tuple[str, ...]:
+    """The names before SQLite made them distinct: `id`, `id:1` were `id`, `id`."""
+    found: list[str] = []
+    seen: set[str] = set()
+    for name in names:
+        suffixed = _SUFFIX.fullmatch(name)
+        if suffixed and suffixed[1].lower() in seen:
+            name = suffixed[1]
+        found.append(name)
+        seen.add(name.lower())
+    return tuple(found)
+
+
+def text_with_returning(statement: Statement) -> str:
+    """The text to send for a statement with RETURNING, whose columns are given names of their own if two are equal."""
+    if statement.columns is None:
+        _learn_returning(statement)
+    return statement.text
+
+
+def _learn_returning(statement: Statement) -> None:
+    items = _returned_items(statement.body)
+    stars = sum(item[-1].text == "*" for item in items)
+    statement.columns = ()
+    if not items or (stars and len(items) == 1):
+        return
+    if stars:
+        raise sqlite3.NotSupportedError(
+            "RETURNING with * beside other columns: Honker gives rows by name, and equal names would be lost. "
+            "Name the columns instead."
+        )
+    names = [_name_of(statement.body, item) for item in items]
+    if len({name.lower() for name in names}) == len(names):
+        return
+    pieces = []
+    position = 0
+    for item, letter in zip(items, _short_names(len(items)), strict=True):
+        pieces.append(f'{statement.body[position : _end_of_expression(item)]} AS "{letter}"')
+        position = item[-1].end
+    statement.text = "".join(pieces) + statement.body[position:]
+    statement.columns = tuple(names)
+
+
+def _returned_items(sql: str) -> list[list[Token]]:
+    """The tokens of each expression after the last RETURNING that stands outside parentheses."""
+    items: list[list[Token]] = []
+    for token in tokens(sql):
+        if token.depth == 0 and token.kind == "word" and token.text.upper() == "RETURNING":
+            items = [[]]
+        elif items and token.depth == 0 and token.text == ",":
+            items.append([])
+        elif items:
+            items[-1].append(token)
+    return [item for item in items if item]
+
+
+def _end_of_expression(item: list[Token]) -> int:
+    if len(item) > 2 and item[-2].text.upper() == "AS":
+        return item[-3].end
+    return item[-1].end
+
+
+def _name_of(sql: str, item: list[Token]) -> str:
+    """The name that SQLite gives a returned expression: its alias, its column's name, or its own text."""
+    last = item[-1]
+    is_alias = len(item) > 2 and item[-2].text.upper() == "AS"
+    is_column = last.kind in ("word", "name") and (len(item) == 1 or item[-2].text == ".")
+    if is_alias or is_column:
+        return _unquoted(last.text)
+    return sql[item[0].start : last.end]
+
+
+def _unquoted(name: str) -> str:
+    if name[0] == "[":
+        return name[1:-1]
+    if name[0] in "\"'`":
+        return name[1:-1].replace(name[0] * 2, name[0])
+    return name

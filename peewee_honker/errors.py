@@ -1,0 +1,23 @@
+"""The errors of peewee_honker that neither Peewee nor sqlite3 has a name for.
+
+What SQLite itself reports reaches the user as Peewee's own exceptions (`peewee.IntegrityError`, ...), as with
+`SqliteDatabase`. The classes here are for what only this package can get wrong.
+"""
+
+__all__ = ["EngineClosedError", "HonkerError", "SharedFileError"]
+
+
+class HonkerError(Exception):
+    """Base class of the errors that peewee_honker adds to Peewee's."""
+
+
+class SharedFileError(HonkerError):
+    """A second SQLite handle on an engine's file, in one process.
+
+    Two SQLite libraries in one process ignore each other's file locks, and a close in one deletes the write-ahead log
+    under the other: committed data is lost without a word. So the second open is refused.
+    """
+
+
+class EngineClosedError(HonkerError):
+    """An engine was used after it was closed, or by a process that may not use it (a child after `fork`)."""

@@ -1,0 +1,55 @@
+"""A model's row as JSON values."""
+
+import base64
+import datetime
+import decimal
+import enum
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+import peewee
+
+__all__ = ["key_text", "row_payload"]
+
+
+def row_payload(instance: peewee.Model, exclude: Iterable[str] = ()) -> dict[str, Any]:
+    """The instance's field values by field name, each as a JSON value.
+
+    Dates and times are ISO 8601 text, decimals and UUIDs text, bytes base64 text, enumerations their values; a foreign
+    key is the key it holds. Fields that the instance has not loaded, and those in `exclude`, are left out. Raises
+    `TypeError` that names the field for a value that has no such form.
+    """
+    left_out = frozenset(exclude)
+    return {name: _json_value(value, instance, name) for name, value in instance.__data__.items() if name not in left_out}
+
+
+def key_text(instance: peewee.Model) -> str:
+    """The primary key as text; a composite one as its parts joined by commas; '' without one."""
+    if instance._meta.primary_key is False:
+        return ""
+    key = instance.get_id()  # type: ignore[no-untyped-call]  # Peewee's stubs leave it untyped
+    if isinstance(key, tuple):
+        return ",".join(str(part) for part in key)
+    return "" if key is None else str(key)
+
+
+def _json_value(value: Any, instance: peewee.Model, name: str) -> Any:
+    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum)):
+        return value
+    if isinstance(value, enum.Enum):
+        return _json_value(value.value, instance, name)
+    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (decimal.Decimal, uuid.UUID)):
+        return str(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(bytes(value)).decode()
+    if isinstance(value, (list, tuple)):
+        return [_json_value(item, instance, name) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _json_value(item, instance, name) for key, item in value.items()}
+    raise TypeError(
+        f"{type(instance).__name__}.{name} holds a {type(value).__name__}, which has no form in JSON: "
+        f"leave the field out with exclude=[{name!r}]"
+    )

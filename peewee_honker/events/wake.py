@@ -1,0 +1,102 @@
+"""Learning that somebody has committed, soon and at little cost.
+
+A commit by any process writes the file's `-wal`. On Linux an inotify watch on that file wakes the waiting thread; the
+write comes before the commit can be seen (the WAL's index is written after it, in shared memory, of which there is no
+event), so whoever is woken looks again a few times. Elsewhere, and as a net under the watch, the thread wakes by itself
+in short intervals. A commit of this process wakes it at once.
+
+A watch opens no descriptor on the database: closing one would drop SQLite's locks.
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import selectors
+import socket
+import sys
+from functools import cache
+
+__all__ = ["Waker"]
+
+logger = logging.getLogger("peewee_honker.events")
+
+_IN_MODIFY, _IN_NONBLOCK, _IN_CLOEXEC = 0x2, 0o4000, 0o2000000  # <sys/inotify.h>
+
+WITH_WATCH = 0.05  # seconds between two looks without an event
+WITHOUT_WATCH = 0.002
+
+
+class Waker:
+    """Waits for commits to one database file. Belongs to one thread; only `wake` may be called by others."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._wakes, self._wake = socket.socketpair()  # a pipe that Windows can wait for, too
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wakes, selectors.EVENT_READ)
+        for end in (self._wakes, self._wake):
+            end.setblocking(False)
+        self._inotify = _open_inotify()
+        if self._inotify is not None:
+            self._selector.register(self._inotify, selectors.EVENT_READ)
+        self._watching: int | None = None
+        self.watch()
+
+    def watch(self) -> None:
+        """Watch the file's `-wal`; again if it was made anew since."""
+        if self._inotify is None:
+            return
+        if self._watching is not None:
+            _libc().inotify_rm_watch(self._inotify, self._watching)
+        watching = _libc().inotify_add_watch(self._inotify, os.fsencode(self._path + "-wal"), _IN_MODIFY)
+        self._watching = watching if watching >= 0 else None
+
+    @property
+    def interval(self) -> float:
+        """Seconds that `wait` lasts at most."""
+        return WITHOUT_WATCH if self._watching is None else WITH_WATCH
+
+    def wait(self) -> bool:
+        """Sleep until something was written, or `wake` was called, or the interval is over; False for the last."""
+        ready = self._selector.select(self.interval)
+        for key, _ in ready:
+            with contextlib.suppress(BlockingIOError):
+                if key.fileobj is self._wakes:
+                    self._wakes.recv(4096)
+                else:
+                    os.read(key.fd, 65536)
+        return bool(ready)
+
+    def wake(self) -> None:
+        """Make `wait` return now. For any thread."""
+        with contextlib.suppress(OSError):  # full: it will wake as it is; closed: nobody waits any more
+            self._wake.send(b"!")
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self._selector.close()
+        self._wakes.close()
+        self._wake.close()
+        if self._inotify is not None:
+            os.close(self._inotify)
+        self._inotify = self._watching = None
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _open_inotify() -> int | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        descriptor: int = _libc().inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
+    except (AttributeError, OSError) as error:
+        logger.info("no inotify here (%s): looking for commits every %s s", error, WITHOUT_WATCH)
+        return None
+    if descriptor < 0:
+        logger.warning("inotify refused (errno %s): looking for commits every %s s", ctypes.get_errno(), WITHOUT_WATCH)
+        return None
+    return descriptor
