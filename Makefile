@@ -37,4 +37,5 @@ $(VENV)/.ready: setup.cfg pyproject.toml tools/install_honker.py
 	    { echo "no venv module: on Debian and Ubuntu, apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
 	$(BIN)/python tools/install_honker.py
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m compileall -q peewee_honker
 	@touch $@

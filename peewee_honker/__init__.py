@@ -4,6 +4,15 @@ from peewee_honker.bus import EventBus
 from peewee_honker.database import HonkerDatabase
 from peewee_honker.errors import EngineClosedError, HonkerError, SharedFileError
 from peewee_honker.events import Event
+from peewee_honker.pool import PooledHonkerDatabase
 
-__all__ = ["EngineClosedError", "Event", "EventBus", "HonkerDatabase", "HonkerError", "SharedFileError"]
+__all__ = [
+    "EngineClosedError",
+    "Event",
+    "EventBus",
+    "HonkerDatabase",
+    "HonkerError",
+    "PooledHonkerDatabase",
+    "SharedFileError",
+]
 __version__ = "0.1.0"

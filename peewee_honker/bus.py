@@ -165,8 +165,15 @@ class Bridge:
 
     def publish(self) -> None:
         """Connect to the model's signals."""
+        signals.pre_save.connect(self._check, sender=self.model, weak=False)
         signals.post_save.connect(self._on_save, sender=self.model, weak=False)
         signals.post_delete.connect(self._on_delete, sender=self.model, weak=False)
+
+    def unpublish(self) -> None:
+        """Publish the model's writes no longer."""
+        signals.pre_save.disconnect(self._check, sender=self.model)
+        signals.post_save.disconnect(self._on_save, sender=self.model)
+        signals.post_delete.disconnect(self._on_delete, sender=self.model)
 
     def listen(self, dispatcher: Dispatcher) -> None:
         """Take part in what the dispatcher delivers."""
@@ -177,6 +184,10 @@ class Bridge:
         """Undo `listen`."""
         dispatcher.remove(self._channel_saved.name, self._hear_saved)
         dispatcher.remove(self._channel_deleted.name, self._hear_deleted)
+
+    def _check(self, sender: type[signals.Model], instance: signals.Model, created: bool) -> None:
+        """Refuse what has no form in JSON before the write is sent, so that the open transaction can go on."""
+        row_payload(instance, self._exclude)
 
     @in_transaction
     def _on_save(self, sender: type[signals.Model], instance: signals.Model, created: bool) -> None:

@@ -49,8 +49,8 @@ class Connection:
         self._query_only = False  # the pragma
         self._closed = False
         self.is_starting = False  # while the owner sets up what every connection of it asks for
-        engine.face if engine.is_open else engine.open(time.monotonic() + timeout)
-        engine.connection_opened()
+        engine.open(time.monotonic() + timeout)
+        engine.connection_opened(self)
 
     # The DB-API
 
@@ -402,6 +402,11 @@ class Connection:
         self.in_transaction = self._may_wait = False
         self._write = None
         self.engine.give_writer_back()
+
+    def forget_transaction(self) -> None:
+        """In the child of a fork: the transaction is the parent's."""
+        self.in_transaction = self._may_wait = False
+        self._write = None
 
     def _is_over(self) -> bool:
         """Whether SQLite has ended the transaction, which some errors and an outermost RELEASE do."""

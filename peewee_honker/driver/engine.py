@@ -10,8 +10,6 @@ import atexit
 import contextlib
 import logging
 import os
-import shutil
-import tempfile
 import threading
 import time
 import weakref
@@ -59,6 +57,7 @@ class Engine:
         self.sqlite3_guard = sqlite3_guard
         self.path = location.path or ""
         self.connections = 0
+        self._open_connections: weakref.WeakSet[Any] = weakref.WeakSet()
         self.leases = 0
         self.generation = 0
         self.transactions = 0  # how many holds of the writer have ended
@@ -139,6 +138,8 @@ class Engine:
 
     def _prepare_file(self) -> None:
         if self.location.path is None:
+            import tempfile  # only for private databases: half a millisecond of the package's import
+
             self._folder = tempfile.mkdtemp(prefix="peewee-honker-")
             self.path = os.path.join(self._folder, "memory.db")
 
@@ -197,6 +198,8 @@ class Engine:
             self._close_handle()
             self.attached, self.settings, self.temporary, self.changed_by_hand = {}, {}, frozenset(), False
             if self._folder is not None:
+                import shutil
+
                 shutil.rmtree(self._folder, ignore_errors=True)
                 self._folder = None
 
@@ -209,9 +212,10 @@ class Engine:
 
     # Who uses it
 
-    def connection_opened(self) -> None:
+    def connection_opened(self, connection: Any) -> None:
         with self._opening:
             self.connections += 1
+            self._open_connections.add(connection)
 
     def connection_closed(self) -> None:
         with self._opening:
@@ -318,6 +322,8 @@ class Engine:
                 f"{self.path} was forked with a transaction, a temporary table or an attached file open, and SQLite's "
                 "state cannot be shared by two processes: fork without them, or start the child by spawn"
             )
+        for connection in self._open_connections:
+            connection.forget_transaction()
         if self._face is not None:
             _not_ours.append(self._face)  # closing it, garbage collection included, would harm the parent
             self._face = None

@@ -34,8 +34,8 @@ _TOKEN = re.compile(
       (?P<space>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))
     | (?P<text>'(?:[^']|'')*')
     | (?P<name>"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\])
-    | (?P<parameter>\?\d*|[:@$][A-Za-z_0-9$\u0080-\U0010ffff]+)
-    | (?P<word>[A-Za-z_\u0080-\U0010ffff][A-Za-z_0-9$\u0080-\U0010ffff]*)
+    | (?P<parameter>\?\d*|[:@$][\w$]+)
+    | (?P<word>[^\W\d][\w$]*)
     | (?P<number>\d[\w.]*|\.\d\w*)
     | (?P<sign>.)
     """,

@@ -4,6 +4,7 @@ import base64
 import datetime
 import decimal
 import enum
+import math
 import uuid
 from collections.abc import Iterable
 from typing import Any
@@ -18,7 +19,7 @@ def row_payload(instance: peewee.Model, exclude: Iterable[str] = ()) -> dict[str
 
     Dates and times are ISO 8601 text, decimals and UUIDs text, bytes base64 text, enumerations their values; a foreign
     key is the key it holds. Fields that the instance has not loaded, and those in `exclude`, are left out. Raises
-    `TypeError` that names the field for a value that has no such form.
+    `TypeError` or `ValueError` that names the field for a value that has no such form.
     """
     left_out = frozenset(exclude)
     return {name: _json_value(value, instance, name) for name, value in instance.__data__.items() if name not in left_out}
@@ -35,6 +36,10 @@ def key_text(instance: peewee.Model) -> str:
 
 
 def _json_value(value: Any, instance: peewee.Model, name: str) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(
+            f"{type(instance).__name__}.{name} is {value}, which JSON cannot hold: leave the field out with exclude=[{name!r}]"
+        )
     if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum)):
         return value
     if isinstance(value, enum.Enum):

@@ -9,13 +9,13 @@ A watch opens no descriptor on the database: closing one would drop SQLite's loc
 """
 
 import contextlib
-import ctypes
 import logging
 import os
 import selectors
 import socket
 import sys
 from functools import cache
+from typing import Any
 
 __all__ = ["Waker"]
 
@@ -84,7 +84,9 @@ class Waker:
 
 
 @cache
-def _libc() -> ctypes.CDLL:
+def _libc() -> Any:
+    import ctypes  # not needed until a bus runs
+
     return ctypes.CDLL(None, use_errno=True)
 
 
@@ -97,6 +99,6 @@ def _open_inotify() -> int | None:
         logger.info("no inotify here (%s): looking for commits every %s s", error, WITHOUT_WATCH)
         return None
     if descriptor < 0:
-        logger.warning("inotify refused (errno %s): looking for commits every %s s", ctypes.get_errno(), WITHOUT_WATCH)
+        logger.warning("inotify refused (too many watchers?): looking for commits every %s s", WITHOUT_WATCH)
         return None
     return descriptor

@@ -1,0 +1,39 @@
+"""A file for each test, and databases that are closed at its end."""
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peewee_honker import HonkerDatabase
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """Where the test's database lies."""
+    return str(tmp_path / "test.db")
+
+
+@pytest.fixture
+def open_database(path: str) -> Iterator[Callable[..., HonkerDatabase]]:
+    """`open_database()` gives a HonkerDatabase on the test's file; all are closed with their engine at the end."""
+    made: list[HonkerDatabase] = []
+
+    def make(database: Any = path, **options: Any) -> HonkerDatabase:
+        made.append(HonkerDatabase(database, **options))
+        return made[-1]
+
+    yield make
+    for database in made:
+        with contextlib.suppress(Exception):
+            database.close_engine()
+    gc.collect()
+
+
+@pytest.fixture
+def db(open_database: Callable[..., HonkerDatabase]) -> HonkerDatabase:
+    """A HonkerDatabase on the test's file."""
+    return open_database()

@@ -1,0 +1,330 @@
+"""Saves and deletes on the bus: heard after commit, in every process, and never after a rollback."""
+
+import datetime
+import decimal
+import os
+import signal
+import threading
+import uuid
+
+import pytest
+from peewee import BlobField, CharField, CompositeKey, DateTimeField, DecimalField, FloatField, IntegerField, UUIDField
+from peewee import Model as PlainModel
+
+from peewee_honker import Event, EventBus
+from peewee_honker.signals import Model, post_save
+from tests.support import outside
+
+SHOP = """
+    import sys
+    from peewee import *
+    from peewee_honker import EventBus, HonkerDatabase
+    from peewee_honker.signals import Model
+    db = HonkerDatabase(sys.argv[1])
+    class Order(Model):
+        customer = CharField()
+        total = DecimalField(default=0)
+        class Meta:
+            database = db
+    bus = EventBus(db)
+    orders = bus.bridge(Order)
+"""
+
+RECEIVER = (
+    SHOP
+    + """
+    @orders.saved.connect
+    def saved(sender, event):
+        assert sender is Order
+        print(event.operation, event.id, event.payload["customer"])
+    @orders.deleted.connect
+    def deleted(sender, event):
+        print(event.operation, event.id)
+    bus.start()
+    print("ready")
+    bus.run()
+    print("ended")
+"""
+)
+
+
+class Order(Model):
+    customer = CharField()
+    total = DecimalField(default=0)
+
+
+@pytest.fixture
+def bus(db):
+    with db.bind_ctx([Order]):
+        db.create_tables([Order])
+        bus = EventBus(db)
+        yield bus
+        bus.stop()
+        for bridge in bus._bridges.values():
+            bridge.unpublish()
+
+
+@pytest.fixture
+def heard(bus):
+    """What the bridge's receivers have been told in this process, once the bus runs."""
+    orders = bus.bridge(Order)
+    events: list[Event] = []
+    receivers = [lambda sender, event: events.append(event) for _ in range(2)]
+    orders.saved.connect(receivers[0])
+    orders.deleted.connect(receivers[1])
+    yield events
+    assert receivers
+
+
+def names(events):
+    return [event.payload["customer"] for event in events]
+
+
+def test_receivers_in_another_process_hear_what_commits_in_order(db, bus, path):
+    bus.bridge(Order)
+    with outside.Script(RECEIVER, path) as receiver:
+        assert receiver.line() == "ready"
+        ada = Order.create(customer="Ada")
+        with db.atomic():
+            Order.create(customer="Bo")
+            Order.create(customer="Cy")
+        ada.customer = "Ada L."
+        ada.save()
+        ada.delete_instance()
+        said = [receiver.line() for _ in range(5)]
+        receiver.process.send_signal(signal.SIGINT)
+        assert receiver.finish().split() == ["ended"]
+    assert said == ["insert 1 Ada", "insert 2 Bo", "insert 3 Cy", "update 1 Ada L.", "delete 1"]
+
+
+def test_nothing_that_was_rolled_back_is_heard_anywhere(db, bus, heard, path):
+    with outside.Script(RECEIVER, path) as receiver, bus:
+        assert receiver.line() == "ready"
+        with pytest.raises(ZeroDivisionError), db.atomic():
+            Order.create(customer="rolled back")
+            _ = 1 / 0
+        with db.atomic():
+            Order.create(customer="kept")
+            with pytest.raises(ZeroDivisionError), db.atomic():
+                Order.create(customer="savepoint rolled back")
+                _ = 1 / 0
+            with db.savepoint() as point:
+                Order.create(customer="undone by hand")
+                point.rollback()
+        Order.create(customer="last")
+        said = [receiver.line() for _ in range(2)]
+        outside.until(lambda: len(heard) >= 2)
+        receiver.process.send_signal(signal.SIGTERM)
+        assert receiver.finish().split() == ["ended"]
+    assert [line.split()[-1] for line in said] == ["kept", "last"]
+    assert names(heard) == ["kept", "last"]
+
+
+def test_nothing_is_heard_before_the_commit(db, bus, heard):
+    with bus:
+        with db.atomic():
+            Order.create(customer="Ada")
+            # The dispatcher is shown to be awake by a commit of another connection's, and still must not tell of Ada.
+            assert heard == []
+        outside.until(lambda: heard)
+    assert names(heard) == ["Ada"]
+
+
+def test_what_commits_once_start_has_returned_is_heard(db, bus, heard):
+    for number in range(30):
+        with bus:
+            Order.create(customer=str(number))
+            outside.until(lambda number=number: len(heard) == number + 1)
+    assert names(heard) == [str(number) for number in range(30)]
+
+
+def test_a_row_whose_event_cannot_be_sent_is_not_written(db, bus):
+    class Reading(Model):
+        value = FloatField()
+
+        class Meta:
+            database = db
+
+    db.create_tables([Reading])
+    bus.bridge(Reading)
+    with pytest.raises(ValueError, match=r"Reading\.value"):
+        Reading.create(value=float("inf"))
+    assert Reading.select().count() == 0
+    with db.atomic():
+        Reading.create(value=1.0)
+        with pytest.raises(ValueError, match=r"Reading\.value"):
+            Reading.create(value=float("inf"))
+    assert [reading.value for reading in Reading.select()] == [1.0]
+
+
+def test_a_receiver_that_raises_is_logged_and_the_others_hear(db, bus, caplog):
+    orders = bus.bridge(Order)
+    seen = []
+
+    def broken(sender, event):
+        raise RuntimeError("cannot ship")
+
+    def fine(sender, event):
+        seen.append(event.id)
+
+    orders.saved.connect(broken)
+    orders.saved.connect(fine)
+    with bus:
+        Order.create(customer="Ada")
+        Order.create(customer="Bo")
+        outside.until(lambda: len(seen) == 2)
+    assert seen == ["1", "2"]
+    assert caplog.text.count("RuntimeError: cannot ship") == 2
+
+
+def test_a_receiver_can_use_the_database_and_save(db, bus):
+    orders = bus.bridge(Order)
+    done = threading.Event()
+
+    def answer(sender, event):
+        if event.payload["customer"] == "question":
+            Order.create(customer="answer")
+        else:
+            done.set()
+
+    orders.saved.connect(answer)
+    with bus:
+        Order.create(customer="question")
+        assert done.wait(outside.DEADLINE)
+    assert Order.select().count() == 2
+
+
+def test_signals_of_this_process_run_inside_the_transaction(db, bus, heard):
+    @post_save.connect_via(Order)
+    def check(sender, instance, created):
+        if instance.customer == "forbidden":
+            raise ValueError("no")
+
+    with bus:
+        with pytest.raises(ValueError, match="no"):
+            Order.create(customer="forbidden")
+        Order.create(customer="fine")
+        outside.until(lambda: heard)
+    post_save.disconnect(check, sender=Order)
+    assert names(heard) == ["fine"]
+    assert Order.select().count() == 1
+
+
+def test_excluded_fields_never_leave(db, bus, path):
+    seen = []
+
+    def hear(sender, event):
+        seen.append(event.payload)
+
+    orders = bus.bridge(Order, exclude=["total"])
+    orders.saved.connect(hear)
+    with bus:
+        Order.create(customer="Ada", total=decimal.Decimal("9.99"))
+        outside.until(lambda: seen)
+    assert seen == [{"customer": "Ada", "id": 1}]
+    assert "9.99" not in str(outside.rows(path, "SELECT payload FROM _honker_notifications"))
+
+
+def test_values_travel_as_json(db, bus):
+    class Thing(Model):
+        at = DateTimeField()
+        price = DecimalField()
+        key = UUIDField()
+        data = BlobField()
+
+        class Meta:
+            database = db
+
+    db.create_tables([Thing])
+    seen = []
+
+    def hear(sender, event):
+        seen.append(event)
+
+    key = uuid.uuid4()
+    bus.bridge(Thing).saved.connect(hear)
+    with bus:
+        Thing.create(at=datetime.datetime(2020, 1, 2, 3), price=decimal.Decimal("1.50"), key=key, data=b"\x00\x01")
+        outside.until(lambda: seen)
+    payload = {"at": "2020-01-02T03:00:00", "price": "1.50", "key": str(key), "data": "AAE=", "id": 1}
+    assert (seen[0].payload, seen[0].type, seen[0].id) == (payload, "thing.saved", "1")
+    assert seen[0].origin.endswith(f":{os.getpid()}")
+    assert uuid.UUID(seen[0].event_id).version == 7
+
+
+def test_composite_keys_and_updates_of_no_row(db, bus):
+    class Place(Model):
+        x = IntegerField()
+        y = IntegerField()
+        name = CharField(default="")
+
+        class Meta:
+            database = db
+            primary_key = CompositeKey("x", "y")
+
+    db.create_tables([Place])
+    seen = []
+
+    def hear(sender, event):
+        seen.append((event.operation, event.id))
+
+    places = bus.bridge(Place)
+    places.saved.connect(hear)
+    places.deleted.connect(hear)
+    with bus:
+        place = Place.create(x=1, y=2)
+        Place(x=5, y=5, name="nowhere").save()  # an UPDATE of no row: nothing happened
+        place.delete_instance()
+        place.delete_instance()
+        Place.create(x=3, y=4)
+        outside.until(lambda: len(seen) >= 3)
+    assert seen == [("insert", "1,2"), ("delete", "1,2"), ("insert", "3,4")]
+
+
+def test_what_cannot_be_bridged_is_refused(db, bus):
+    class Plain(PlainModel):
+        pass
+
+    with pytest.raises(TypeError, match=r"peewee_honker\.signals\.Model"):
+        bus.bridge(Plain)
+    with pytest.raises(ValueError, match="no field 'secret'"):
+        bus.bridge(Order, exclude=["secret"])
+    bridge = bus.bridge(Order)
+    assert bus.bridge(Order) is bridge
+    with pytest.raises(ValueError, match="already"):
+        bus.bridge(Order, exclude=["total"])
+    with pytest.raises(TypeError, match="HonkerDatabase"):
+        EventBus(None)
+
+
+def test_the_bus_goes_on_in_the_parent_after_a_fork(db, bus, heard):
+    with bus:
+        Order.create(customer="before")
+        child = os.fork()
+        if child == 0:
+            Order.create(customer="child")
+            os._exit(0)
+        os.waitpid(child, 0)
+        Order.create(customer="after")
+        outside.until(lambda: len(heard) == 3)
+    assert names(heard) == ["before", "child", "after"]
+
+
+def test_a_process_that_forgets_to_stop_the_bus_ends_cleanly(path, db, bus):
+    code = SHOP + "    bus.start(); Order.create(customer='x'); print('leaving')\n"
+    with outside.Script(code, path) as careless:
+        assert careless.finish().split() == ["leaving"]
+        assert careless.process.returncode == 0
+
+
+def test_old_notifications_are_pruned(db, bus, heard, path):
+    from peewee_honker.events import dispatcher_for
+
+    db.execute_sql(
+        "INSERT INTO _honker_notifications (channel, payload, created_at) "
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500) "
+        "SELECT 'old', '1', unixepoch() - 7200 FROM n"
+    )
+    Order.create(customer="new")
+    dispatcher_for(db.engine)._prune()
+    assert outside.rows(path, "SELECT COUNT(*) FROM _honker_notifications") == [[1]]
