@@ -4,6 +4,7 @@ from peewee_honker.bus import EventBus
 from peewee_honker.database import HonkerDatabase
 from peewee_honker.errors import EngineClosedError, HonkerError, SharedFileError
 from peewee_honker.events import Event
+from peewee_honker.pages import walk
 from peewee_honker.pool import PooledHonkerDatabase
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "HonkerError",
     "PooledHonkerDatabase",
     "SharedFileError",
+    "walk",
 ]
 __version__ = "0.1.0"

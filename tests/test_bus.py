@@ -65,15 +65,18 @@ def bus(db):
 
 
 @pytest.fixture
-def heard(bus):
+def heard(bus, request):
     """What the bridge's receivers have been told in this process, once the bus runs."""
     orders = bus.bridge(Order)
     events: list[Event] = []
-    receivers = [lambda sender, event: events.append(event) for _ in range(2)]
-    orders.saved.connect(receivers[0])
-    orders.deleted.connect(receivers[1])
-    yield events
-    assert receivers
+
+    def hear(sender, event):
+        events.append(event)
+
+    orders.saved.connect(hear)
+    orders.deleted.connect(hear)
+    request.addfinalizer(lambda: hear)  # blinker holds it weakly
+    return events
 
 
 def names(events):

@@ -28,7 +28,7 @@ _PRUNE = (
     "(SELECT id FROM _honker_notifications WHERE created_at < unixepoch() - ? ORDER BY id LIMIT 1000)"
 )
 # A WAL write is seen before its commit is: look again after these pauses (seconds), then go back to sleep.
-_LOOK_AGAIN = (0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032)
+_LOOK_AGAIN = (*[0.00005] * 8, *[0.0002] * 5, *[0.001] * 4)
 _PRUNE_EVERY = 60.0
 _TIMEOUT = 5.0
 

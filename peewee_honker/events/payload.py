@@ -38,7 +38,8 @@ def key_text(instance: peewee.Model) -> str:
 def _json_value(value: Any, instance: peewee.Model, name: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(
-            f"{type(instance).__name__}.{name} is {value}, which JSON cannot hold: leave the field out with exclude=[{name!r}]"
+            f"{type(instance).__name__}.{name} is {value}, which JSON cannot hold: "
+            f"leave the field out with exclude=[{name!r}]"
         )
     if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum)):
         return value
