@@ -32,7 +32,8 @@ def walk(query: Any, size: int = 1000) -> Iterator[Any]:
     if not isinstance(query, peewee.ModelSelect):
         raise ValueError("walk() takes Model.select(...): other queries have no primary key to go by")
     state: Any = query
-    if any((state._order_by, state._limit, state._offset, state._group_by, state._distinct, state._simple_distinct)):
+    distinct = state._distinct is not None or state._simple_distinct  # peewee says () for DISTINCT of the whole row
+    if distinct or any((state._order_by, state._limit, state._offset, state._group_by)):
         raise ValueError(
             "walk() goes in the order of the primary key: leave order_by, limit, offset, group_by, distinct out"
         )

@@ -65,7 +65,7 @@ def bus(db):
 
 
 @pytest.fixture
-def heard(bus, request):
+def heard(bus):
     """What the bridge's receivers have been told in this process, once the bus runs."""
     orders = bus.bridge(Order)
     events: list[Event] = []
@@ -75,8 +75,8 @@ def heard(bus, request):
 
     orders.saved.connect(hear)
     orders.deleted.connect(hear)
-    request.addfinalizer(lambda: hear)  # blinker holds it weakly
-    return events
+    yield events
+    del hear  # which blinker holds weakly
 
 
 def names(events):
