@@ -135,11 +135,9 @@ class InsertCompiler:
 
 def _shape(insert: Any, columns: Any) -> tuple[Sequence[Any], list[Sequence[Any]]]:
     """The keys of the rows, and each row's values in their order; no rows where they are not all of one shape."""
-    if not insert:
-        return (), []
     if type(insert) is dict:
-        return ((), []) if columns else (tuple(insert), [tuple(insert.values())])
-    if type(insert) not in (list, tuple):
+        return ((), []) if columns or not insert else (tuple(insert), [tuple(insert.values())])
+    if type(insert) not in (list, tuple) or not insert:  # the type first: to ask a query whether it is empty runs it
         return (), []
     if type(insert[0]) is dict:
         keys = tuple(insert[0])
