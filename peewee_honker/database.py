@@ -63,6 +63,7 @@ class HonkerDatabase(SqliteDatabase):
 
     def __init__(self, database: str | os.PathLike[str] | None, *args: Any, **kwargs: Any) -> None:
         self._engine: Engine | None = None
+        self._end_lease: Callable[[], object] | None = None
         self._engine_options: dict[str, Any] = {}
         self._inserts = InsertCompiler(self)
         self.server_version = sqlite_version()
@@ -74,7 +75,12 @@ class HonkerDatabase(SqliteDatabase):
             if name in kwargs:
                 self._engine_options[name] = kwargs.pop(name)
         super().init(database, *args, **kwargs)  # type: ignore[arg-type]  # a path object serves as well
-        self._engine = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._engine, end, self._end_lease = None, self._end_lease, None
+        if end is not None:
+            end()
 
     # Connections
 
@@ -102,8 +108,9 @@ class HonkerDatabase(SqliteDatabase):
             raise peewee.InterfaceError("Error, database must be initialized before opening a connection.")
         engine = self._engine
         if engine is None or engine.refused or engine.retired or engine.was_replaced():
+            self._let_go()
             engine = self._engine = engine_for(self._location(), **self._engine_options)
-            engine.lease(self)
+            self._end_lease = engine.lease(self)
         return engine
 
     def _add_conn_hooks(self, conn: Connection) -> None:

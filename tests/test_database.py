@@ -389,6 +389,17 @@ def test_a_star_sees_the_columns_of_now(db, path):
         assert returned.fetchone() == (2, "Bo", "Paris", None)
 
 
+def test_one_text_on_two_files_has_the_columns_of_each(db, open_database, tmp_path):
+    other = open_database(str(tmp_path / "other.db"))
+    db.execute_sql("CREATE TABLE thing (a, b)")
+    other.execute_sql("CREATE TABLE x (a)")
+    other.execute_sql("CREATE TABLE y (a)")
+    other.execute_sql("CREATE TABLE thing (c, d, e)")
+    for database, columns in ((db, ["a", "b"]), (other, ["c", "d", "e"]), (db, ["a", "b"])):
+        cursor = database.execute_sql("SELECT * FROM thing")
+        assert [column[0] for column in cursor.description] == columns
+
+
 # Schemas beside main
 
 

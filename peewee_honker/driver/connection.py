@@ -23,7 +23,6 @@ from peewee_honker.driver.statement import Kind, Statement, split_script, statem
 __all__ = ["Connection"]
 
 _COUNTS = "SELECT last_insert_rowid() AS a, changes() AS b"
-_AT_ONCE = ("BEGIN", "BEGIN TRANSACTION")  # SQLite would defer the lock: see Connection.begin
 
 
 class Connection:
@@ -171,8 +170,8 @@ class Connection:
         if attached or self.engine.temporary:
             # Schemas beside main have versions of their own: never the same text twice.
             refresh(run, ("main", *attached))
-            return select(run, statement, values, time.monotonic_ns())
-        return select(run, statement, values, _schema_version(run))
+            return select(run, statement, values, str(time.monotonic_ns()))
+        return select(run, statement, values, self._schema_version(run))
 
     def _select_on_reader(self, statement: Statement, values: Sequence[Any]) -> list[Row]:
         run: Run = self._on_reader
@@ -185,11 +184,15 @@ class Connection:
                 with _Holding(self) as run:  # a table of an attached file, named without its schema
                     return select(run, statement, values, None)
         while True:
-            version = _schema_version(run)
+            version = self._schema_version(run)
             rows = select(run, statement, values, version)
-            if version == _schema_version(run):
+            if version == self._schema_version(run):
                 return rows
             # The schema changed in between: the names may be of before and the rows of after.
+
+    def _schema_version(self, run: Run) -> str:
+        """A name for the state of the schema, no other file's."""
+        return f"{self.engine.number}.{run('PRAGMA schema_version', ())[0]['schema_version']}"
 
     def _run_change(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
         """Run an INSERT, UPDATE, DELETE or REPLACE without RETURNING: the short way of most writes."""
@@ -244,7 +247,7 @@ class Connection:
             refresh(run)
         rows = run(sql, values)
         cursor.rowcount = -1
-        if statement.kind is Kind.WRITE:
+        if statement.changes_rows:
             self._count(cursor, statement, self._on_writer(_COUNTS, ())[0])
         elif statement.makes_temporary or statement.verb in ("ATTACH", "DETACH"):
             self.engine.note_local_schemas()
@@ -341,9 +344,7 @@ class Connection:
         cursor.reset()
         if self.in_transaction:
             self._on_writer("BEGIN", ())  # SQLite's own error
-        words = [word.upper() for word in statement.words()]
-        sql = "BEGIN IMMEDIATE" if " ".join(words) in _AT_ONCE else statement.sql
-        self._begin(sql)
+        self._begin(statement.text)
         self._began_by_savepoint = False
 
     def _begin(self, sql: str) -> None:
@@ -480,11 +481,6 @@ def _way_to_run(statement: Statement) -> Callable[..., None]:
     if statement.is_dml and not statement.returning:
         statement.run = Connection._run_change
     return statement.run
-
-
-def _schema_version(run: Run) -> int:
-    version: int = run("PRAGMA schema_version", ())[0]["schema_version"]
-    return version
 
 
 class _Holding:

@@ -8,6 +8,7 @@ threads run. Honker's own queues, streams and locks reach the writer through `Ho
 
 import atexit
 import contextlib
+import itertools
 import logging
 import os
 import threading
@@ -56,6 +57,7 @@ class Engine:
         self.watcher_poll_interval_ms = watcher_poll_interval_ms
         self.sqlite3_guard = sqlite3_guard
         self.path = location.path or ""
+        self.number = next(_numbers)  # tells it from the process's other engines
         self.connections = 0
         self._open_connections: weakref.WeakSet[Any] = weakref.WeakSet()
         self.leases = 0
@@ -226,11 +228,13 @@ class Engine:
         if idle and (self.location.path is None or self.leases <= 0 or ends):
             self.close()
 
-    def lease(self, owner: object) -> None:
-        """Keep the engine for `owner` until it is garbage."""
+    def lease(self, owner: object) -> Callable[[], object]:
+        """Keep the engine for `owner` until that is garbage, or until what this returns is called."""
         with self._opening:
             self.leases += 1
-        weakref.finalize(owner, self._lease_ended).atexit = False
+        end = weakref.finalize(owner, self._lease_ended)
+        end.atexit = False
+        return end
 
     def _lease_ended(self) -> None:
         self.leases -= 1
@@ -341,6 +345,7 @@ def _retried(attempt: Callable[[], _T], deadline: float) -> _T:
         pause = min(pause * 2, _LONGEST_PAUSE)
 
 
+_numbers = itertools.count(1)
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 _by_path: dict[str, Engine] = {}
 _registry = threading.RLock()

@@ -44,19 +44,19 @@ def as_tuples(rows: list[Row]) -> Iterator[Tuple]:
     return map(tuple, map(dict.values, map(list.pop, itertools.repeat(rows, len(rows)))))
 
 
-def select(run: Run, statement: Statement, parameters: Sequence[Any], version: int | None) -> list[Row]:
+def select(run: Run, statement: Statement, parameters: Sequence[Any], version: str | None) -> list[Row]:
     """Run a statement that reads, after which `statement.columns` names its columns.
 
-    `version` is the schema's version when the statement has a `*`, else None.
+    `version` names the schema's state when the statement has a `*`, else it is None.
     """
-    if statement.columns is None or version != statement.schema_version:
+    if statement.columns is None or version != statement.version:
         _learn(run, statement, parameters, version)
     if statement.distinct and statement.may_be_one_row and len(parameters) > 1 and parameters[-2] == 1:
         return run(statement.body, parameters)  # one row: no wrapper pays, and the text is shorter to prepare
     return run(statement.text, parameters)
 
 
-def _learn(run: Run, statement: Statement, parameters: Sequence[Any], version: int | None) -> None:
+def _learn(run: Run, statement: Statement, parameters: Sequence[Any], version: str | None) -> None:
     mark = "" if version is None else f"/* schema {version} */"
     body = statement.body
     if statement.verb == "EXPLAIN":
@@ -75,7 +75,7 @@ def _learn(run: Run, statement: Statement, parameters: Sequence[Any], version: i
     statement.distinct = len(set(statement.columns)) == len(names) and version is None
     letters = ",".join(f'"{name}"' for name in _short_names(len(names)))
     statement.text = f"WITH _pwh_rows({letters}) AS (\n{body}\n{mark}) SELECT * FROM _pwh_rows"
-    statement.schema_version = version
+    statement.version = version
 
 
 def refresh(run: Run, schemas: Sequence[str] = ("main",)) -> None:

@@ -105,6 +105,7 @@ class Statement:
     __slots__ = (
         "_placeholders",
         "body",
+        "changes_rows",
         "columns",
         "counters",
         "distinct",
@@ -115,11 +116,11 @@ class Statement:
         "may_insert",
         "returning",
         "run",
-        "schema_version",
         "sql",
         "star",
         "text",
         "verb",
+        "version",
     )
 
     def __init__(self, sql: str) -> None:
@@ -131,8 +132,10 @@ class Statement:
         self.kind = _BY_VERB.get(verb, Kind.OTHER)
         if self.kind is Kind.NOTHING and rest:
             self.kind = Kind.OTHER  # text that begins with no word: let SQLite say what is wrong
+        main_verb = verb
         if verb == "WITH":
-            self.kind = _kind_after_with(sql)
+            main_verb = _verb_after_with(sql)
+            self.kind = _BY_VERB.get(main_verb, Kind.OTHER)
         elif verb == "ROLLBACK" and any(token.text.upper() == "TO" for token in tokens(sql)):
             self.kind = Kind.ROLLBACK_TO
         if self.kind is Kind.READ and _SIDE_EFFECT.search(sql):
@@ -144,13 +147,16 @@ class Statement:
         self._placeholders: tuple[str, ...] | None = None
         self.run: Callable[..., None] | None = None  # how driver.connection runs it
         self.is_dml = verb in _DML  # sqlite3 counts the rows by the first word, so not after WITH
-        self.may_insert = self.kind is Kind.WRITE and verb not in ("UPDATE", "DELETE")
+        self.changes_rows = main_verb in _DML
+        self.may_insert = main_verb in ("INSERT", "REPLACE")
         # What driver.rows has found out about the result:
         self.columns: tuple[str, ...] | None = None
         self.distinct = True  # no two columns of one name
         self.text = sql  # what is sent for it
-        self.schema_version: int | None = None
+        self.version: str | None = None  # of the schema that the columns are of, where that matters
         self.body = _only_statement(sql) if ";" in sql and verb != "CREATE" else sql
+        if self.kind is Kind.BEGIN and [word.upper() for word in self.words()] in (["BEGIN"], ["BEGIN", "TRANSACTION"]):
+            self.text = "BEGIN IMMEDIATE"  # see Connection._run_begin
         self.may_be_one_row = self.body.endswith("LIMIT ? OFFSET ?")
 
     @property
@@ -207,15 +213,13 @@ def split_script(script: str) -> Iterator[str]:
         yield script[start:]
 
 
-def _kind_after_with(sql: str) -> Kind:
+def _verb_after_with(sql: str) -> str:
     for token in tokens(sql):
         if token.depth == 0 and token.kind == "word":
             word = token.text.upper()
-            if word in _DML:
-                return Kind.WRITE
-            if word in ("SELECT", "VALUES"):
-                return Kind.READ
-    return Kind.OTHER
+            if word in _DML or word in ("SELECT", "VALUES"):
+                return word
+    return "WITH"
 
 
 def _only_statement(sql: str) -> str:

@@ -23,15 +23,15 @@ class WriterSlot:
 
     def acquire(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds; True when the slot is the caller's."""
-        with self._mutex:
-            if not self._held:
-                self._held = True
-                return True
-            if timeout <= 0:
-                return False
-            gate = threading.Lock()
-            gate.acquire()
-            self._waiting.append(gate)
+        if self._take_if_free(None):
+            return True
+        if timeout <= 0:
+            return False
+        # Made outside the mutex: a garbage collection in there could close a connection, which gives its slot back.
+        gate = threading.Lock()
+        gate.acquire()
+        if self._take_if_free(gate):
+            return True
         try:
             handed_over = gate.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
         except BaseException:  # KeyboardInterrupt: a slot handed over by now would never be released
@@ -39,6 +39,15 @@ class WriterSlot:
                 self.release()
             raise
         return handed_over or not self._give_up(gate)
+
+    def _take_if_free(self, gate: "threading.Lock | None") -> bool:
+        with self._mutex:
+            if not self._held:
+                self._held = True
+                return True
+            if gate is not None:
+                self._waiting.append(gate)
+            return False
 
     def _give_up(self, gate: threading.Lock) -> bool:
         """Leave the queue; False when the slot was handed over in the last moment."""

@@ -31,6 +31,7 @@ _PRUNE = (
 _LOOK_AGAIN = (*[0.00005] * 8, *[0.0002] * 5, *[0.001] * 4)
 _PRUNE_EVERY = 60.0
 _TIMEOUT = 5.0
+_LONGEST_GOODBYE = 30.0  # seconds that `stop` waits for a receiver that runs
 
 
 class Dispatcher:
@@ -102,7 +103,10 @@ class Dispatcher:
         self._stopping = True
         waker.wake()
         if thread is not threading.current_thread():
-            thread.join()
+            thread.join(_LONGEST_GOODBYE)
+            if thread.is_alive():
+                logger.warning("a receiver has not ended after %s s; leaving it behind", _LONGEST_GOODBYE)
+                return
             self._clean_up(waker)
         self._users = 0
 
