@@ -516,3 +516,32 @@ def test_scripts_and_executemany_through_the_connection(db):
     assert connection.execute("SELECT a FROM log").fetchall() == [("a",), ("b",)]
     with pytest.raises(sqlite3.NotSupportedError):
         connection.create_function("f", 1, str)
+
+
+# Trouble with the disk
+
+
+def test_a_full_disk_is_an_operational_error_and_the_database_goes_on(db):
+    pages = db.pragma("page_count")
+    db.pragma("max_page_count", pages + 2)
+    with pytest.raises(peewee.OperationalError, match="full"), db.atomic():
+        Person.insert_many([{"name": f"{number} {'x' * 500}"} for number in range(200)]).execute()
+    db.pragma("max_page_count", pages + 1000)
+    Person.create(name="Ada")
+    assert [person.name for person in Person.select()] == ["Ada"]
+
+
+def test_a_corrupt_file_is_a_database_error(open_database, tmp_path):
+    name = str(tmp_path / "corrupt.db")
+    with outside.Script(
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]);"
+        "c.execute('CREATE TABLE t (a)'); c.executemany('INSERT INTO t VALUES (?)', [('x' * 100,)] * 500);"
+        "c.commit(); c.close(); print('done')",
+        name,
+    ) as maker:
+        maker.line()
+    with open(name, "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 8192)
+    with pytest.raises(peewee.DatabaseError, match="malformed"):
+        open_database(name).execute_sql("SELECT COUNT(*), MAX(a) FROM t").fetchall()

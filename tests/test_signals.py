@@ -9,7 +9,7 @@ import blinker
 import pytest
 from peewee import CharField, CompositeKey, ForeignKeyField, IntegerField, SqliteDatabase, fn
 
-from peewee_honker import signals
+from peewee_honker import HonkerDatabase, signals
 from peewee_honker.signals import (
     ANY,
     ModelSignal,
@@ -21,7 +21,7 @@ from peewee_honker.signals import (
     pre_save,
 )
 
-DATABASE_CLASS = SqliteDatabase
+DATABASE_CLASS = HonkerDatabase
 
 
 class Order(signals.Model):
