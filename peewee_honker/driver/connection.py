@@ -17,7 +17,7 @@ from peewee_honker.driver.errors import is_known, operational, translate
 from peewee_honker.driver.face import EngineTransaction
 from peewee_honker.driver.parameters import Parameters, bind, encodable
 from peewee_honker.driver.pragmas import Pragma
-from peewee_honker.driver.rows import Row, Run, as_tuples, refresh, select, text_with_returning
+from peewee_honker.driver.rows import Row, Run, as_tuples, learn, names_without_rows, refresh, select, text_with_returning
 from peewee_honker.driver.statement import Kind, Statement, split_script, statement_of
 
 __all__ = ["Connection"]
@@ -42,6 +42,7 @@ class Connection:
         self._last_rowid = 0
         self._changes = 0
         self._began_by_savepoint = False
+        self._schema_changed = False  # in the open transaction
         self._write: Run | None = None  # Honker's writer while in a transaction
         self._may_wait = False  # a deferred transaction that has not touched the file: its first lock can be waited for
         self._read_only = read_only
@@ -121,21 +122,23 @@ class Connection:
         try:
             (statement.run or _way_to_run(statement))(self, cursor, statement, values)
         except RuntimeError as error:
-            raise self._explained(error, statement) from error
+            raise self._explained(error, statement, len(values)) from error
         except TypeError:
             encodable(values)
             raise
-        cursor.lastrowid = self._last_rowid
+        cursor.lastrowid = None if statement.kind is Kind.NOTHING else self._last_rowid
 
     def run_many(self, cursor: Cursor, sql: str, rows: Iterable[Parameters]) -> None:
         """Run a statement that changes rows for each of `rows`."""
         statement = statement_of(sql)
         if not statement.is_dml:
             raise sqlite3.ProgrammingError("executemany() can only execute DML statements.")
-        changed = 0
+        changed, parameters = 0, None
         for parameters in rows:
             self.run(cursor, sql, parameters)
             changed += cursor.rowcount
+        if parameters is None:
+            self._prepare(statement)
         cursor.reset()
         cursor.rowcount = changed
 
@@ -146,12 +149,27 @@ class Connection:
             self.run(cursor, sql, ())
         cursor.reset()
 
+    def _prepare(self, statement: Statement) -> None:
+        """Raise what SQLite has against the statement, without running it."""
+        try:
+            self._on_reader(f"EXPLAIN {statement.body}", ())
+        except RuntimeError as error:
+            if not str(error).startswith("Wrong number of parameters"):  # it was given none
+                raise self._explained(error, statement, 0) from error
+
+    def _run_several(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
+        """Refuse two statements in one text, after the first was found to be right."""
+        self._prepare(statement)
+        raise sqlite3.ProgrammingError("You can only execute one statement at a time.")
+
     def _run_nothing(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
         cursor.reset()
 
     def _run_read(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
         engine = self.engine
+        named = statement
         if statement.counters:
+            learn(self._on_reader, named, values)
             statement = statement_of(statement.with_counters(self._counters()))
         if self.in_transaction:
             rows = self._select_on_writer(self._on_writer, statement, values)
@@ -161,14 +179,14 @@ class Connection:
         else:
             rows = self._select_on_reader(statement, values)
         cursor.rowcount = -1
-        cursor.set_rows(as_tuples(rows), statement.columns)
+        cursor.set_rows(as_tuples(rows), named.columns)
 
     def _select_on_writer(self, run: Run, statement: Statement, values: Sequence[Any]) -> list[Row]:
         if not statement.star:
             return select(run, statement, values, None)
         attached = self.engine.attached
-        if attached or self.engine.temporary:
-            # Schemas beside main have versions of their own: never the same text twice.
+        if attached or self.engine.temporary or self._schema_changed:
+            # Schemas beside main have versions of their own, and a rollback gives a number back: never the same text twice.
             refresh(run, ("main", *attached))
             return select(run, statement, values, str(time.monotonic_ns()))
         return select(run, statement, values, self._schema_version(run))
@@ -249,11 +267,14 @@ class Connection:
         cursor.rowcount = -1
         if statement.changes_rows:
             self._count(cursor, statement, self._on_writer(_COUNTS, ())[0])
-        elif statement.makes_temporary or statement.verb in ("ATTACH", "DETACH"):
+        elif statement.kind is Kind.SCHEMA:
+            self._schema_changed = self.in_transaction
+        if statement.makes_temporary or statement.verb in ("ATTACH", "DETACH"):
             self.engine.note_local_schemas()
-        if rows or statement.returning:
-            columns = statement.columns or (tuple(rows[0]) if rows else ())
-            cursor.set_rows(as_tuples(rows), columns)
+        if rows:
+            cursor.set_rows(as_tuples(rows), statement.columns or tuple(rows[0]))
+        elif statement.returning:
+            cursor.set_rows(iter(()), names_without_rows(run, statement))
         else:
             cursor.set_rows(iter(()), None)
 
@@ -308,8 +329,11 @@ class Connection:
             rows = self._about_schema(f"{statement.body}\n/* {time.monotonic_ns()} */")
         else:
             rows = self._alone_or_within(statement.sql)
+        columns = tuple(rows[0]) if rows else None
+        if columns is None and pragma.is_about_schema:
+            columns = learn(self._on_reader, statement_of(f"SELECT * FROM pragma_{pragma.name}('')"), ())
         cursor.rowcount = -1
-        cursor.set_rows(as_tuples(rows), tuple(rows[0]) if rows else None)
+        cursor.set_rows(as_tuples(rows), columns)
 
     def _about_schema(self, sql: str) -> list[Row]:
         if self.in_transaction or self.engine.attached or self.engine.temporary:
@@ -343,7 +367,7 @@ class Connection:
         """
         cursor.reset()
         if self.in_transaction:
-            self._on_writer("BEGIN", ())  # SQLite's own error
+            self._on_writer(statement.sql, ())  # SQLite's own error
         self._begin(statement.text)
         self._began_by_savepoint = False
 
@@ -361,25 +385,25 @@ class Connection:
         self._may_wait = not sql.startswith("BEGIN IMMEDIATE")
 
     def _run_commit(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
-        cursor.reset()
         if not self.in_transaction:
-            raise operational("cannot commit - no transaction is active")
-        self.engine.write("COMMIT", (), time.monotonic() + self.timeout)
+            self._run_write(cursor, statement, values)  # SQLite's own error
+            return
+        cursor.reset()
+        self.engine.write(statement.sql, (), time.monotonic() + self.timeout)
         self._ended()
         self.engine.committed()
 
     def _run_rollback(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
-        cursor.reset()
         if not self.in_transaction:
-            raise operational("cannot rollback - no transaction is active")
-        self._end_by_rollback()
+            self._run_write(cursor, statement, values)  # SQLite's own error
+            return
+        cursor.reset()
+        self._end_by_rollback(statement.sql)
 
-    def _end_by_rollback(self) -> None:
-        try:
-            if self.engine.is_open:
-                self._on_writer("ROLLBACK", ())
-        finally:
-            self._ended()
+    def _end_by_rollback(self, sql: str = "ROLLBACK") -> None:
+        if self.engine.is_open:
+            self._on_writer(sql, ())
+        self._ended()
 
     def _run_savepoint(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
         cursor.reset()
@@ -400,13 +424,13 @@ class Connection:
             self.engine.committed()
 
     def _ended(self) -> None:
-        self.in_transaction = self._may_wait = False
+        self.in_transaction = self._may_wait = self._schema_changed = False
         self._write = None
         self.engine.give_writer_back()
 
     def forget_transaction(self) -> None:
         """In the child of a fork: the transaction is the parent's."""
-        self.in_transaction = self._may_wait = False
+        self.in_transaction = self._may_wait = self._schema_changed = False
         self._write = None
 
     def _is_over(self) -> bool:
@@ -420,11 +444,13 @@ class Connection:
 
     # Errors
 
-    def _explained(self, error: RuntimeError, statement: Statement) -> Exception:
-        by_trigger = statement.kind is Kind.WRITE and self._is_raised_by_trigger(str(error))
+    def _explained(self, error: RuntimeError, statement: Statement, supplied: int) -> Exception:
+        by_trigger = statement.changes_rows and self._is_raised_by_trigger(str(error))
         if self.in_transaction and self.engine.is_open and self._is_over():
             self._ended()
-        return translate(error, raised_by_trigger=by_trigger)
+        if statement.changes_rows:
+            self._changes = 0
+        return translate(error, raised_by_trigger=by_trigger, supplied=supplied)
 
     def _is_raised_by_trigger(self, message: str) -> bool:
         """Whether some trigger can raise this text: Honker gives the text of an error alone."""
@@ -477,7 +503,9 @@ _RUN: dict[Kind, Callable[[Connection, Cursor, Statement, Sequence[Any]], None]]
 
 
 def _way_to_run(statement: Statement) -> Callable[..., None]:
-    statement.run = _RUN[statement.kind]
+    statement.run = Connection._run_several if statement.several else _RUN[statement.kind]
+    if statement.several:
+        return statement.run
     if statement.is_dml and not statement.returning:
         statement.run = Connection._run_change
     return statement.run

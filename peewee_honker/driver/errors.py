@@ -61,10 +61,11 @@ def operational(message: str, name: str = "SQLITE_ERROR") -> sqlite3.Operational
     return _named(sqlite3.OperationalError(message), name)
 
 
-def translate(error: Exception, *, raised_by_trigger: bool = False) -> Exception:
+def translate(error: Exception, *, raised_by_trigger: bool = False, supplied: int | None = None) -> Exception:
     """The exception that sqlite3 would raise for what Honker raised.
 
-    `raised_by_trigger` says that the text is that of a `RAISE(ABORT, ...)`, which only the schema can tell.
+    `raised_by_trigger` says that the text is that of a `RAISE(ABORT, ...)`, which only the schema can tell. `supplied` is
+    the number of values given, which Honker stops counting at the first too many.
     Errors that are not Honker's come back as they are.
     """
     if not isinstance(error, RuntimeError):
@@ -82,7 +83,7 @@ def translate(error: Exception, *, raised_by_trigger: bool = False) -> Exception
     if wrong := _WRONG_COUNT.match(message):
         return sqlite3.ProgrammingError(
             "Incorrect number of bindings supplied. "
-            f"The current statement uses {wrong[2]}, and there are {wrong[1]} supplied."
+            f"The current statement uses {wrong[2]}, and there are {supplied or wrong[1]} supplied."
         )
     if detail := _OPEN_DETAIL.match(message):
         return translate(RuntimeError(detail[1]))

@@ -16,6 +16,7 @@ __all__ = ["Parameters", "bind"]
 Parameters = Sequence[Any] | Mapping[str, Any]
 
 _AS_THEY_ARE = frozenset({str, float, bytes, type(None), bool})
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE, https://docs.python.org/3/c-api/typeobj.html
 _LOW, _HIGH = -(2**63), 2**63 - 1
 
 
@@ -31,6 +32,7 @@ def bind(statement: Statement, parameters: Parameters) -> Sequence[Any]:
         kind = type(value)
         if kind is int:
             if not _LOW <= value <= _HIGH:
+                encodable(values[: values.index(value)])  # what stands before it is refused first
                 raise OverflowError("Python int too large to convert to SQLite INTEGER")
         elif kind not in _AS_THEY_ARE:
             return [_adapt(value, position) for position, value in enumerate(values, 1)]
@@ -71,6 +73,8 @@ def _adapt(value: Any, position: int) -> Any:
     if kind not in (int, float, str, bytearray):  # sqlite3 asks no adapter for these
         value = sqlite3.adapt(value, sqlite3.PrepareProtocol, value)
         kind = type(value)
+    if kind is str:
+        value.encode()  # raises for a lone surrogate
     if kind in _AS_THEY_ARE:
         return value
     if isinstance(value, int):
@@ -85,5 +89,7 @@ def _adapt(value: Any, position: int) -> Any:
     try:
         return bytes(memoryview(value))
     except TypeError:
-        name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        # As CPython names types in C: those written in Python without their module.
+        in_python = kind.__module__ == "builtins" or kind.__flags__ & _HEAP_TYPE
+        name = kind.__name__ if in_python else f"{kind.__module__}.{kind.__qualname__}"
         raise sqlite3.ProgrammingError(f"Error binding parameter {position}: type '{name}' is not supported") from None

@@ -22,7 +22,7 @@ from typing import Any
 
 from peewee_honker.driver.statement import Statement, Token, tokens
 
-__all__ = ["Row", "Run", "Tuple", "as_tuples", "refresh", "select", "text_with_returning"]
+__all__ = ["Row", "Run", "Tuple", "as_tuples", "learn", "names_without_rows", "refresh", "select", "text_with_returning"]
 
 Row = dict[str, Any]
 Tuple = tuple[Any, ...]
@@ -51,9 +51,18 @@ def select(run: Run, statement: Statement, parameters: Sequence[Any], version: s
     """
     if statement.columns is None or version != statement.version:
         _learn(run, statement, parameters, version)
-    if statement.distinct and statement.may_be_one_row and len(parameters) > 1 and parameters[-2] == 1:
+    if not statement.exact and statement.distinct:
+        return _first_rows(run, statement, parameters)
+    if statement.may_be_one_row and statement.distinct and len(parameters) > 1 and parameters[-2] == 1:
         return run(statement.body, parameters)  # one row: no wrapper pays, and the text is shorter to prepare
     return run(statement.text, parameters)
+
+
+def learn(run: Run, statement: Statement, parameters: Sequence[Any]) -> tuple[str, ...]:
+    """The names of the columns of a statement that reads, which is not run for it."""
+    if statement.columns is None:
+        _learn(run, statement, parameters, None)
+    return statement.columns or ()
 
 
 def _learn(run: Run, statement: Statement, parameters: Sequence[Any], version: str | None) -> None:
@@ -61,21 +70,45 @@ def _learn(run: Run, statement: Statement, parameters: Sequence[Any], version: s
     body = statement.body
     if statement.verb == "EXPLAIN":
         rows = run(statement.sql, parameters)
+        statement.exact = True
         statement.columns = tuple(rows[0]) if rows else ()
         return
-    question = f"SELECT * FROM (SELECT NULL AS _pwh_none) LEFT JOIN (SELECT * FROM (\n{body}\n){mark} LIMIT 0)"
     try:
         if version is not None:
             refresh(run)
-        names = tuple(run(question, parameters)[0])[1:]
+        names = _names(run, f"(\n{body}\n){mark}", parameters)
     except RuntimeError:
         run(statement.sql, parameters)  # the error, told of the user's own text
         raise
-    statement.columns = _without_suffixes(names)
-    statement.distinct = len(set(statement.columns)) == len(names) and version is None
+    columns = _without_suffixes(names)
     letters = ",".join(f'"{name}"' for name in _short_names(len(names)))
     statement.text = f"WITH _pwh_rows({letters}) AS (\n{body}\n{mark}) SELECT * FROM _pwh_rows"
+    statement.distinct = len({name.lower() for name in columns}) == len(columns)
+    statement.exact = False
     statement.version = version
+    statement.columns = columns
+
+
+def _names(run: Run, source: str, parameters: Sequence[Any]) -> tuple[str, ...]:
+    question = f"SELECT * FROM (SELECT NULL AS _pwh_none) LEFT JOIN (SELECT * FROM {source} LIMIT 0)"
+    return tuple(run(question, parameters)[0])[1:]
+
+
+def _first_rows(run: Run, statement: Statement, parameters: Sequence[Any]) -> list[Row]:
+    """The rows of the text as it is, whose keys are the names that SQLite reports: so far they are as the text writes them,
+    where SQLite says `id` for `rowid` and `name` for `NAME`."""
+    # In front: behind the last expression it would be part of its name.
+    mark = "" if statement.version is None else f"/* schema {statement.version} */ "
+    rows = run(mark + statement.sql, parameters)
+    columns = statement.columns or ()
+    if rows:
+        names = tuple(rows[0])
+        if len(names) < len(columns):  # two are one to SQLite
+            statement.distinct = False
+            return run(statement.text, parameters)
+        statement.columns = names
+        statement.exact = True
+    return rows
 
 
 def refresh(run: Run, schemas: Sequence[str] = ("main",)) -> None:
@@ -110,6 +143,14 @@ def text_with_returning(statement: Statement) -> str:
     return statement.text
 
 
+def names_without_rows(run: Run, statement: Statement) -> tuple[str, ...]:
+    """The names of what a statement with RETURNING would return, when it returned nothing."""
+    items = _returned_items(statement.body)
+    if [item[-1].text for item in items] == ["*"]:
+        return _names(run, _table_of(statement.body), ())
+    return tuple(_name_of(statement.body, item) for item in items)
+
+
 def _learn_returning(statement: Statement) -> None:
     items = _returned_items(statement.body)
     stars = sum(item[-1].text == "*" for item in items)
@@ -122,7 +163,8 @@ def _learn_returning(statement: Statement) -> None:
             "Name the columns instead."
         )
     names = [_name_of(statement.body, item) for item in items]
-    if len({name.lower() for name in names}) == len(names):
+    known = {name.lower() for name in names}
+    if len(known) == len(names) and not known & {"rowid", "oid", "_rowid_"}:  # which SQLite may name otherwise
         return
     pieces = []
     position = 0
@@ -131,6 +173,20 @@ def _learn_returning(statement: Statement) -> None:
         position = item[-1].end
     statement.text = "".join(pieces) + statement.body[position:]
     statement.columns = tuple(names)
+
+
+def _table_of(sql: str) -> str:
+    """The table that a statement changes, as the text writes it."""
+    verbs = {"INSERT", "REPLACE", "UPDATE", "DELETE"}
+    skipped = {"OR", "ABORT", "ROLLBACK", "REPLACE", "FAIL", "IGNORE", "INTO", "FROM"}
+    outer = iter([token for token in tokens(sql) if token.depth == 0])
+    for token in outer:
+        if token.kind == "word" and token.text.upper() in verbs:
+            break
+    name = next(token for token in outer if token.text.upper() not in skipped)
+    dot = next(outer, None)
+    last = next(outer, name) if dot is not None and dot.text == "." else name
+    return sql[name.start : last.end]
 
 
 def _returned_items(sql: str) -> list[list[Token]]:

@@ -46,6 +46,7 @@ _LEAD = re.compile(r"(?:\s+|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z)|;)*([A-Za-z]*)", 
 _SIDE_EFFECT = re.compile(r"\b(?:notify|honker_\w+|load_extension|nextval)\s*\(", re.IGNORECASE)
 _COUNTER = re.compile(r"\b(last_insert_rowid|changes|total_changes)\s*\(\s*\)", re.IGNORECASE)
 _COUNT_STAR = re.compile(r"\(\s*\*\s*\)")
+_MARKS = re.compile(r";|--|/\*")
 _TEMPORARY = re.compile(r"\btemp(?:orary)?\b", re.IGNORECASE)
 
 _BY_VERB = {
@@ -109,6 +110,7 @@ class Statement:
         "columns",
         "counters",
         "distinct",
+        "exact",
         "is_dml",
         "kind",
         "makes_temporary",
@@ -116,6 +118,7 @@ class Statement:
         "may_insert",
         "returning",
         "run",
+        "several",
         "sql",
         "star",
         "text",
@@ -143,7 +146,7 @@ class Statement:
         self.counters = self.kind is Kind.READ and _COUNTER.search(sql) is not None
         self.star = "*" in sql and "*" in _COUNT_STAR.sub("", sql)
         self.makes_temporary = self.kind is Kind.SCHEMA and verb == "CREATE" and _TEMPORARY.search(sql) is not None
-        self.returning = self.kind is Kind.WRITE and verb not in ("SELECT", "VALUES") and "RETURNING" in sql.upper()
+        self.returning = main_verb in _DML and "RETURNING" in sql.upper() and _has_word(sql, "RETURNING")
         self._placeholders: tuple[str, ...] | None = None
         self.run: Callable[..., None] | None = None  # how driver.connection runs it
         self.is_dml = verb in _DML  # sqlite3 counts the rows by the first word, so not after WITH
@@ -151,12 +154,15 @@ class Statement:
         self.may_insert = main_verb in ("INSERT", "REPLACE")
         # What driver.rows has found out about the result:
         self.columns: tuple[str, ...] | None = None
+        self.exact = False  # the names are those of a row, not as the text writes them
         self.distinct = True  # no two columns of one name
         self.text = sql  # what is sent for it
         self.version: str | None = None  # of the schema that the columns are of, where that matters
-        self.body = _only_statement(sql) if ";" in sql and verb != "CREATE" else sql
-        if self.kind is Kind.BEGIN and [word.upper() for word in self.words()] in (["BEGIN"], ["BEGIN", "TRANSACTION"]):
-            self.text = "BEGIN IMMEDIATE"  # see Connection._run_begin
+        self.body, self.several = _first_statement(sql) if _MARKS.search(sql) and verb != "CREATE" else (sql, False)
+        if self.kind is Kind.BEGIN:
+            words = [token.text.upper() for token in tokens(self.body)]
+            if len(words) == 1 or words[1] == "TRANSACTION":
+                self.text = "BEGIN IMMEDIATE"  # see Connection._run_begin
         self.may_be_one_row = self.body.endswith("LIMIT ? OFFSET ?")
 
     @property
@@ -165,13 +171,6 @@ class Statement:
         if self._placeholders is None:
             self._placeholders = _placeholders(self.sql)
         return self._placeholders
-
-    def words(self) -> list[str]:
-        """The texts of the tokens, but for a closing semicolon."""
-        found = [token.text for token in tokens(self.sql)]
-        while found and found[-1] == ";":
-            found.pop()
-        return found
 
     def with_counters(self, values: dict[str, int]) -> str:
         """The text with last_insert_rowid(), changes() and total_changes() replaced by this connection's values."""
@@ -222,16 +221,25 @@ def _verb_after_with(sql: str) -> str:
     return "WITH"
 
 
-def _only_statement(sql: str) -> str:
-    """The text up to its closing semicolon; raises for a second statement behind it."""
-    end = None
+def _has_word(sql: str, word: str) -> bool:
+    return any(token.depth == 0 and token.kind == "word" and token.text.upper() == word for token in tokens(sql))
+
+
+def _first_statement(sql: str) -> tuple[str, bool]:
+    """The first statement without comments and semicolons around it, and whether something follows behind it."""
+    start = end = None
+    closed = False
     for token in tokens(sql):
-        if token.text == ";":
-            if end is None:
-                end = token.start
-        elif end is not None and sql[:end].strip():
-            raise sqlite3.ProgrammingError("You can only execute one statement at a time.")
-    return sql if end is None else sql[:end]
+        if token.text != ";":
+            if closed:
+                return sql[start:end], True
+            start = token.start if start is None else start
+            end = token.end
+        elif closed:
+            return sql[start:end], True
+        elif start is not None:
+            closed = True
+    return sql[start:end] if end else "", False
 
 
 def _placeholders(sql: str) -> tuple[str, ...]:
@@ -244,7 +252,8 @@ def _placeholders(sql: str) -> tuple[str, ...]:
         elif token.text[0] == "?":
             number = int(token.text[1:])
             found.extend("?" for _ in range(number - len(found)))
-            found[number - 1] = token.text
+            if found[number - 1] == "?":
+                found[number - 1] = token.text
         elif token.text not in found:
             found.append(token.text)
     return tuple(found)
