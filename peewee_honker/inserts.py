@@ -100,7 +100,7 @@ class InsertCompiler:
 
     def _plan(self, model: Any, keys: Sequence[Any], ordered: bool) -> _Plan | None:
         meta = model._meta
-        fields = [getattr(model, key, None) if type(key) is str else key for key in keys]
+        fields: list[Any] = [getattr(model, key, None) if type(key) is str else key for key in keys]
         if any(not isinstance(field, peewee.Field) or field.model is not model for field in fields):
             return None
         positions = {field.name: position for position, field in enumerate(fields)}

@@ -505,6 +505,19 @@ def test_counts_belong_to_the_connection(db, open_database):
     assert db.execute_sql("SELECT last_insert_rowid(), changes()").fetchone() == (1, 1)
 
 
+def test_a_cursor_that_is_used_again_shows_the_last_statement_alone(db):
+    cursor = db.connection().cursor()
+    cursor.execute("INSERT INTO person (name) VALUES ('a'), ('b')")
+    assert (cursor.rowcount, cursor.lastrowid) == (2, 2)
+    cursor.execute("SELECT name FROM person ORDER BY name")
+    assert (cursor.rowcount, cursor.fetchone()) == (-1, ("a",))
+    cursor.execute("UPDATE person SET age = 1")
+    assert (cursor.rowcount, cursor.fetchone(), cursor.description) == (2, None, None)
+    assert list(cursor.execute("SELECT name FROM person ORDER BY name")) == [("a",), ("b",)]
+    cursor.execute("CREATE TABLE other (a)")
+    assert (cursor.rowcount, cursor.fetchall(), cursor.description) == (-1, [], None)
+
+
 def test_scripts_and_executemany_through_the_connection(db):
     connection = db.connection()
     connection.executescript(

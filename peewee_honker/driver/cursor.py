@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from peewee_honker.driver.parameters import Parameters
@@ -16,6 +16,11 @@ __all__ = ["Cursor"]
 Description = tuple[tuple[str, None, None, None, None, None, None], ...]
 
 
+@lru_cache(maxsize=1000)
+def _description(columns: tuple[str, ...]) -> Description:
+    return tuple((name, None, None, None, None, None, None) for name in columns)
+
+
 class Cursor:
     """The result of a statement, with the attributes of `sqlite3.Cursor`.
 
@@ -23,6 +28,7 @@ class Cursor:
     - `lastrowid`: the connection's last inserted rowid at that time (0 before the first insert; None before a statement
       and after `executemany`).
     - `rowcount`: rows changed by INSERT, UPDATE, DELETE or REPLACE; -1 for every other statement.
+    - `columns`: the names alone, None when there are none.
     - `fetchone()`: the next row as a tuple, or None.
 
     All rows are in memory when `execute` returns: another statement on the connection does not disturb them.
@@ -33,7 +39,7 @@ class Cursor:
     lastrowid: int | None = None
     rowcount = -1
     _closed = False
-    _columns: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
     _rows: Iterator[Tuple] = iter(())
 
     def __init__(self, connection: "Connection") -> None:
@@ -48,7 +54,7 @@ class Cursor:
     def set_rows(self, rows: Iterator[Tuple], columns: tuple[str, ...] | None) -> None:
         """Take a result; called by the connection."""
         self._rows = rows
-        self._columns = columns
+        self.columns = columns
         # One call into C for each row, where a method would be two and one of them Python's.
         self.fetchone = partial(next, rows, None)  # type: ignore[method-assign]  # of the same signature
 
@@ -58,9 +64,7 @@ class Cursor:
 
     @property
     def description(self) -> Description | None:
-        if self._columns is None:
-            return None
-        return tuple((name, None, None, None, None, None, None) for name in self._columns)
+        return None if self.columns is None else _description(self.columns)
 
     def execute(self, sql: str, parameters: Parameters = ()) -> "Cursor":
         """Run one statement. Raises sqlite3's exceptions."""

@@ -74,7 +74,7 @@ class Engine:
         self.retired = False  # another engine has taken the path over
         self._folder: str | None = None
         self._identity: tuple[int, int] | None = None
-        self._face: HonkerFace | None = None
+        self.current: HonkerFace | None = None  # Honker's handle while it is open
         self._make_locks()
         _engines.add(self)
 
@@ -88,12 +88,12 @@ class Engine:
     @property
     def is_open(self) -> bool:
         """Whether Honker's handle is open now."""
-        return self._face is not None
+        return self.current is not None
 
     @property
     def face(self) -> HonkerFace:
         """Honker's database, opened if it is not open. Raises `sqlite3.OperationalError` when it cannot be."""
-        return self._face or self.open(time.monotonic() + 5)
+        return self.current or self.open(time.monotonic() + 5)
 
     def needs_writer(self, sql: str) -> bool:
         """Whether a query may be about what the writer alone sees: a temporary table, an attached file."""
@@ -113,8 +113,8 @@ class Engine:
     def open(self, deadline: float) -> HonkerFace:
         """Open Honker's handle, if it is not open, before `deadline` (as of `time.monotonic`)."""
         with self._opening:
-            if self._face is not None:
-                return self._face
+            if self.current is not None:
+                return self.current
             if self.refused:
                 raise EngineClosedError(self.refused)
             self._prepare_file()
@@ -134,7 +134,7 @@ class Engine:
             self._identity = (status.st_dev, status.st_ino)
             if guarded:
                 guard.watch(self.path)
-            self._face = face
+            self.current = face
             self.generation += 1
             return face
 
@@ -184,7 +184,7 @@ class Engine:
 
     def was_replaced(self) -> bool:
         """Whether the path now leads to another file than the one that is open, or to none."""
-        if self._identity is None or self._face is None or self.location.path is None:
+        if self._identity is None or self.current is None or self.location.path is None:
             return False
         try:
             status = os.stat(self.path)
@@ -206,7 +206,7 @@ class Engine:
                 self._folder = None
 
     def _close_handle(self) -> None:
-        face, self._face = self._face, None
+        face, self.current = self.current, None
         if face is not None:
             face.release()
             if self.sqlite3_guard and self.location.path is not None:
@@ -246,13 +246,13 @@ class Engine:
     def read(self, sql: str, parameters: Sequence[Any], timeout: float) -> list[Row]:
         """Run a query on a reader, with what is committed now; waits at most `timeout` seconds where SQLite is busy."""
         while True:
-            face = self._face or self.open(time.monotonic() + timeout)
+            face = self.current or self.open(time.monotonic() + timeout)
             try:
                 return face.read(sql, parameters)
             except RuntimeError as error:
                 if is_busy(error):
                     return _retried(lambda: self.face.read(sql, parameters), time.monotonic() + timeout)
-                if not (is_closed(error) and face is not self._face):
+                if not (is_closed(error) and face is not self.current):
                     raise
                 # A fork in another thread closed the handle under us: go on with a new one.
 
@@ -261,7 +261,7 @@ class Engine:
 
         Only for what may be run again as a whole: the begin of a transaction, or a statement that is one.
         """
-        face = self._face or self.open(deadline)
+        face = self.current or self.open(deadline)
         try:
             return face.write(sql, parameters)
         except RuntimeError as error:
@@ -300,7 +300,7 @@ class Engine:
         When it returns True, the handle is closed and stays so until `after_fork_in_parent`.
         """
         busy = self.holder_thread == threading.get_ident() or self.temporary or self.attached
-        if self._face is None or busy or not self.slot.acquire(1.0):
+        if self.current is None or busy or not self.slot.acquire(1.0):
             return False
         self._opening.acquire()
         self._close_handle()
@@ -321,16 +321,16 @@ class Engine:
                 "connect() again, or use a file"
             )
             self._folder = None
-        elif self._face is not None and not was_closed:
+        elif self.current is not None and not was_closed:
             self.refused = (
                 f"{self.path} was forked with a transaction, a temporary table or an attached file open, and SQLite's "
                 "state cannot be shared by two processes: fork without them, or start the child by spawn"
             )
         for connection in self._open_connections:
             connection.forget_transaction()
-        if self._face is not None:
-            _not_ours.append(self._face)  # closing it, garbage collection included, would harm the parent
-            self._face = None
+        if self.current is not None:
+            _not_ours.append(self.current)  # closing it, garbage collection included, would harm the parent
+            self.current = None
 
 
 def _retried(attempt: Callable[[], _T], deadline: float) -> _T:

@@ -40,6 +40,8 @@ _SUFFIX = re.compile(r"(.*):\d+", re.DOTALL)
 
 def as_tuples(rows: list[Row]) -> Iterator[Tuple]:
     """The rows as tuples; each dict is let go as soon as its tuple is made, so that memory does not hold both."""
+    if len(rows) < 2:
+        return iter([tuple(row.values()) for row in rows])
     rows.reverse()
     return map(tuple, map(dict.values, map(list.pop, itertools.repeat(rows, len(rows)))))
 
