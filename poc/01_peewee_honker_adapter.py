@@ -55,7 +55,7 @@ def main() -> int:
         if list(wrapped.values()) != [1, 1, "Rex", "Ada"]:
             failures.append("columns of equal names are lost")
 
-        question = f"SELECT * FROM (SELECT NULL AS nothing) LEFT JOIN (SELECT * FROM ({sql}) LIMIT 0)"
+        question = f"SELECT * FROM (SELECT NULL AS none_) LEFT JOIN (SELECT * FROM ({sql}) LIMIT 0)"
         names = list(database.query(question, values)[0])[1:]
         print(f"names without running it: {names}")
         if len(names) != 4:
