@@ -14,7 +14,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -22,9 +23,20 @@ import blinker
 
 from peewee_honker import signals
 from peewee_honker.database import HonkerDatabase
-from peewee_honker.events import Channel, Dispatcher, Event, dispatcher_for
+from peewee_honker.events import (
+    Channel,
+    Consumer,
+    DeadLetter,
+    Dispatcher,
+    Event,
+    StartAt,
+    Stream,
+    dead_letters,
+    dispatcher_for,
+)
+from peewee_honker.events.dead_letter import forget
 from peewee_honker.events.payload import key_text, row_payload
-from peewee_honker.signals import in_transaction
+from peewee_honker.signals import in_transaction, is_in_transaction
 
 __all__ = ["Bridge", "EventBus"]
 
@@ -37,17 +49,34 @@ class EventBus:
     Arguments:
         database: a `HonkerDatabase`.
         origin: what `Event.origin` says of events published here; by default `host:pid`.
+        consumer: the name by which this process receives from durable bridges; it finds its place again by it after a
+            restart. Of several processes with one name one receives, and the next takes over when it dies.
+        start_at: where a consumer of a new name begins: `now`, or at the `beginning` of the streams.
+        attempts, backoff: how often a receiver of a durable event is called before the event becomes a dead letter, and the
+            first pause in seconds between two calls; it doubles.
 
     Receivers are called in a thread of the bus while it runs: `bus.run()` blocks until Ctrl-C, SIGTERM or `stop()`; `with
-    bus:` runs it beside the block. What commits after it has started is delivered, in commit order, at most once to
-    each process (ephemeral delivery: a process that is not there misses it).
+    bus:` runs it beside the block. What commits after it has started is delivered, in commit order: of ephemeral bridges at
+    most once to each process (one that is not there misses it), of durable bridges at least once to each consumer.
     """
 
-    def __init__(self, database: HonkerDatabase, *, origin: str | None = None) -> None:
+    def __init__(
+        self,
+        database: HonkerDatabase,
+        *,
+        origin: str | None = None,
+        consumer: str | None = None,
+        start_at: StartAt = "now",
+        attempts: int = 5,
+        backoff: float = 0.2,
+    ) -> None:
         if not isinstance(database, HonkerDatabase):
             raise TypeError(f"an EventBus needs a HonkerDatabase, not {type(database).__name__}")
         self.database = database
         self._origin = origin
+        self._consumer_name = consumer
+        self._consumer_options: dict[str, Any] = {"start_at": start_at, "attempts": attempts, "backoff": backoff}
+        self._consumer: Consumer | None = None
         self._bridges: dict[type[signals.Model], Bridge] = {}
         self._running: Dispatcher | None = None
         self._changing = threading.RLock()
@@ -59,12 +88,18 @@ class EventBus:
         return self._origin or f"{socket.gethostname()}:{os.getpid()}"
 
     def bridge(
-        self, model: type[signals.Model], *, exclude: Iterable[str] = (), channel: str = "{table}.{operation}"
+        self,
+        model: type[signals.Model],
+        *,
+        durable: bool = False,
+        exclude: Iterable[str] = (),
+        channel: str = "{table}.{operation}",
     ) -> "Bridge":
         """Publish every `save()` and `delete_instance()` of `model` and its subclasses, in the transaction of the write.
 
         Arguments:
             model: a subclass of `peewee_honker.signals.Model` on the bus's database.
+            durable: keep the events in a stream, named after the table, for consumers that are not there now.
             exclude: names of fields whose values never leave the process.
             channel: the name of the channels and the type of the events; `{table}` is the model's table, `{operation}`
                 `saved` or `deleted`.
@@ -84,7 +119,7 @@ class EventBus:
             )
         with self._changing:
             known = self._bridges.get(model)
-            made = Bridge(self, model, tuple(exclude), channel)
+            made = Bridge(self, model, tuple(exclude), channel, durable=durable)
             if known is not None:
                 if known.options != made.options:
                     raise ValueError(f"{model.__name__} is bridged already, with other options: {known.options}")
@@ -92,22 +127,32 @@ class EventBus:
             made.publish()
             self._bridges[model] = made
             if self._running is not None:
-                made.listen(self._running)
+                if durable:
+                    logger.warning("%s was bridged while the bus runs: received after its next start", model.__name__)
+                else:
+                    made.listen(self._running)
             return made
 
     # Running
 
     def start(self) -> None:
-        """Begin to call receivers: with all that commits after this returns. Nothing when the bus runs."""
+        """Begin to call receivers: with all that commits after this returns. Nothing when the bus runs.
+
+        Raises ValueError when receivers are connected to a durable bridge and the bus has no consumer name.
+        """
         with self._changing:
             if self._running is not None:
                 return
             dispatcher = dispatcher_for(self.database.engine)
+            self._consumer = self._make_consumer()
             for bridge in self._bridges.values():
-                bridge.listen(dispatcher)
+                if not bridge.durable:
+                    bridge.listen(dispatcher)
+            if self._consumer is not None:
+                self._consumer.start()
+                dispatcher.add_source(self._consumer)
             dispatcher.start()
             self._running = dispatcher
-            self._stopped.clear()
 
     def stop(self) -> None:
         """Call no more receivers; returns when those that run have ended. Nothing when the bus does not run."""
@@ -117,7 +162,43 @@ class EventBus:
         if dispatcher is not None:
             for bridge in self._bridges.values():
                 bridge.leave(dispatcher)
+            if self._consumer is not None:
+                dispatcher.remove_source(self._consumer)
             dispatcher.stop()
+
+    def _make_consumer(self) -> Consumer | None:
+        bridges = [bridge for bridge in self._bridges.values() if bridge.durable]
+        if self._consumer_name is None:
+            if any(bridge.saved.receivers or bridge.deleted.receivers for bridge in bridges):
+                raise ValueError(
+                    "receivers of a durable bridge need a consumer name, by which they find their place again after a "
+                    "restart: EventBus(db, consumer='shipping')"
+                )
+            return None
+        consumer = Consumer(self.database, self._consumer_name, **self._consumer_options)
+        for bridge in bridges:
+            consumer.listen(bridge.stream_name, bridge.receivers_of)
+        return consumer
+
+    # Dead letters
+
+    def dead_letters(self, consumer: str | None = None) -> list[DeadLetter]:
+        """The events that receivers could not take, oldest first: of one consumer, or of all."""
+        return dead_letters(self.database, consumer)
+
+    def replay(self, letter: DeadLetter) -> None:
+        """Call the receiver that failed on a dead letter again, here and now, in a transaction; delete the letter.
+
+        Raises what the receiver raises, and the letter stays; ValueError when this bus is not its consumer.
+        """
+        consumer = self._consumer or self._make_consumer()
+        if consumer is None or consumer.name != letter.consumer:
+            raise ValueError(f"the dead letter is of consumer {letter.consumer!r}, which this bus is not")
+        consumer.replay(letter)
+
+    def drop(self, letter: DeadLetter) -> None:
+        """Delete a dead letter."""
+        forget(self.database, letter)
 
     def __enter__(self) -> "EventBus":
         self.start()
@@ -133,6 +214,7 @@ class EventBus:
 
         A receiver that runs at that moment is let finish.
         """
+        self._stopped.clear()
         with _Terminating(self._stopped), self:
             try:
                 while not self._stopped.wait(3600):
@@ -149,7 +231,9 @@ class Bridge:
       delete. One that raises is logged, and the others are still called.
     """
 
-    def __init__(self, bus: EventBus, model: type[signals.Model], exclude: tuple[str, ...], channel: str) -> None:
+    def __init__(
+        self, bus: EventBus, model: type[signals.Model], exclude: tuple[str, ...], channel: str, *, durable: bool
+    ) -> None:
         unknown = [name for name in exclude if name not in model._meta.fields]
         if unknown:
             raise ValueError(f"{model.__name__} has no field {unknown[0]!r} to exclude")
@@ -160,8 +244,13 @@ class Bridge:
         self._exclude = frozenset(exclude)
         table = model._meta.table_name
         names = [channel.format(table=table, operation=operation) for operation in ("saved", "deleted")]
-        self.options = (self._exclude, *names)
-        self._channel_saved, self._channel_deleted = (Channel(bus.database, name) for name in names)
+        self.durable = durable
+        self.stream_name = table
+        self.options = (self._exclude, durable, *names)
+        self._type_saved, self._type_deleted = names
+        self._targets: dict[str, Channel | Stream] = {
+            name: Stream(bus.database, table) if durable else Channel(bus.database, name) for name in names
+        }
 
     def publish(self) -> None:
         """Connect to the model's signals."""
@@ -177,13 +266,13 @@ class Bridge:
 
     def listen(self, dispatcher: Dispatcher) -> None:
         """Take part in what the dispatcher delivers."""
-        dispatcher.add(self._channel_saved.name, self._hear_saved)
-        dispatcher.add(self._channel_deleted.name, self._hear_deleted)
+        dispatcher.add(self._type_saved, self._hear_saved)
+        dispatcher.add(self._type_deleted, self._hear_deleted)
 
     def leave(self, dispatcher: Dispatcher) -> None:
         """Undo `listen`."""
-        dispatcher.remove(self._channel_saved.name, self._hear_saved)
-        dispatcher.remove(self._channel_deleted.name, self._hear_deleted)
+        dispatcher.remove(self._type_saved, self._hear_saved)
+        dispatcher.remove(self._type_deleted, self._hear_deleted)
 
     def _check(self, sender: type[signals.Model], instance: signals.Model, created: bool) -> None:
         """Refuse what has no form in JSON before the write is sent, so that the open transaction can go on."""
@@ -192,17 +281,26 @@ class Bridge:
     @in_transaction
     def _on_save(self, sender: type[signals.Model], instance: signals.Model, created: bool) -> None:
         if instance.__rows__:
-            self._publish(self._channel_saved, instance, "insert" if created else "update")
+            self._publish(self._type_saved, instance, "insert" if created else "update")
 
     @in_transaction
     def _on_delete(self, sender: type[signals.Model], instance: signals.Model) -> None:
         if instance.__rows__:
-            self._publish(self._channel_deleted, instance, "delete")
+            self._publish(self._type_deleted, instance, "delete")
 
-    def _publish(self, channel: Channel, instance: signals.Model, operation: str) -> None:
-        channel.publish(
+    def receivers_of(self, event: Event) -> list[Callable[..., object]]:
+        """Who is to be called with an event of the bridge's stream, as `receiver(event=event)`."""
+        heard = self.deleted if event.type == self._type_deleted else self.saved
+        calls: list[Callable[..., object]] = []
+        for receiver in [] if heard.is_muted else heard.receivers_for(self.model):
+            call = partial(receiver, self.model)
+            calls.append(in_transaction(call) if is_in_transaction(receiver) else call)
+        return calls
+
+    def _publish(self, type_: str, instance: signals.Model, operation: str) -> None:
+        self._targets[type_].publish(
             Event(
-                channel.name,
+                type_,
                 key_text(instance),
                 row_payload(instance, self._exclude),
                 origin=self._bus.origin,

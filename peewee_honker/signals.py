@@ -56,6 +56,7 @@ __all__ = [
     "Model",
     "ModelSignal",
     "in_transaction",
+    "is_in_transaction",
     "post_delete",
     "post_save",
     "pre_delete",
@@ -88,6 +89,11 @@ def in_transaction(receiver: Receiver) -> Receiver:
     """
     setattr(receiver, _MARK, True)
     return receiver
+
+
+def is_in_transaction(receiver: Callable[..., Any]) -> bool:
+    """Whether `receiver` is marked with `in_transaction`."""
+    return bool(getattr(receiver, _MARK, False))
 
 
 class _NumberedSet(set[Any]):
@@ -158,7 +164,7 @@ class ModelSignal(blinker.Signal):
         """Whether a receiver that a send by `sender` would call now is marked with `in_transaction`."""
         if self.is_muted:
             return False
-        return any(getattr(receiver, _MARK, False) for receiver in self.receivers_for(sender))
+        return any(is_in_transaction(receiver) for receiver in self.receivers_for(sender))
 
     def _heard(self, sender: Any) -> list[_NumberedSet]:
         """The sets of receivers of `ANY`, and of the sender and its base classes, that are not empty."""

@@ -9,13 +9,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from peewee_honker.driver import Engine
 from peewee_honker.events.event import Event
 from peewee_honker.events.wake import Waker
 
-__all__ = ["Dispatcher", "dispatcher_for"]
+__all__ = ["Dispatcher", "Source", "dispatcher_for"]
 
 logger = logging.getLogger("peewee_honker.events")
 
@@ -31,7 +31,18 @@ _PRUNE = (
 _LOOK_AGAIN = (*[0.00005] * 8, *[0.0002] * 5, *[0.001] * 4)
 _PRUNE_EVERY = 60.0
 _TIMEOUT = 5.0
+_PAUSE_AFTER_ERROR = 1.0
 _LONGEST_GOODBYE = 30.0  # seconds that `stop` waits for a receiver that runs
+
+
+class Source(Protocol):
+    """Something beside the ephemeral channels that the dispatcher's thread looks after."""
+
+    def poll(self) -> bool:
+        """Deliver what is due; whether there was anything."""
+
+    def stop(self) -> None:
+        """End; called in the dispatcher's thread."""
 
 
 class Dispatcher:
@@ -50,9 +61,29 @@ class Dispatcher:
         self._thread: threading.Thread | None = None
         self._waker: Waker | None = None
         self._stopping = False
+        self._pause_until = 0.0
         self._last = 0
         self._users = 0
         self._process = os.getpid()
+        self._sources: tuple[Source, ...] = ()
+        self._leaving: list[tuple[Source, threading.Event]] = []
+
+    def add_source(self, source: Source) -> None:
+        """Poll `source` at every wake."""
+        with self._changing:
+            self._sources = (*self._sources, source)
+
+    def remove_source(self, source: Source) -> None:
+        """Stop `source` in the dispatcher's thread; returns when it has stopped."""
+        stopped = threading.Event()
+        with self._changing:
+            waker = self._waker
+            if waker is None or source not in self._sources:
+                return
+            self._leaving.append((source, stopped))
+        waker.wake()
+        if threading.current_thread() is not self._thread:
+            stopped.wait(_LONGEST_GOODBYE)
 
     def add(self, channel: str, listener: Listener) -> None:
         """Call `listener` with the events of `channel`."""
@@ -129,6 +160,8 @@ class Dispatcher:
         try:
             while not self._stopping:
                 woken = waker.wait()
+                if self._leaving:
+                    self._let_leave()
                 if not self._deliver() and woken:
                     self._look_again()
                 if self._engine.generation != generation:  # the file was closed and opened, by a fork for instance
@@ -140,6 +173,10 @@ class Dispatcher:
         except Exception:
             logger.exception("the dispatcher of %s has died; no more events are delivered", self._engine.path)
         finally:
+            self._let_leave()
+            sources, self._sources = self._sources, ()
+            for source in sources:
+                self._stop_source(source)
             self._clean_up(waker)
 
     def _look_again(self) -> None:
@@ -162,7 +199,33 @@ class Dispatcher:
                     event = Event.from_json(row["payload"], row["channel"], row["id"])
                     for listener in listeners:
                         self._call(listener, event)
+        for source in self._sources:
+            found = self._poll(source) or found
         return found
+
+    def _poll(self, source: Source) -> bool:
+        if time.monotonic() < self._pause_until:
+            return False
+        try:
+            return source.poll()
+        except Exception:
+            logger.exception("%r failed; trying again in %s s", source, _PAUSE_AFTER_ERROR)
+            self._pause_until = time.monotonic() + _PAUSE_AFTER_ERROR
+            return False
+
+    def _let_leave(self) -> None:
+        with self._changing:
+            leaving, self._leaving = self._leaving, []
+            self._sources = tuple(source for source in self._sources if source not in [gone for gone, _ in leaving])
+        for source, stopped in leaving:
+            self._stop_source(source)
+            stopped.set()
+
+    def _stop_source(self, source: Source) -> None:
+        try:
+            source.stop()
+        except Exception:
+            logger.exception("%r could not be stopped in good order", source)
 
     def _call(self, listener: Listener, event: Event) -> None:
         try:

@@ -69,5 +69,5 @@ class Script:
     def finish(self) -> str:
         """Wait for its end, which has to be a success, and give the rest of what it printed."""
         output, errors = self.process.communicate(timeout=DEADLINE)
-        assert self.process.returncode == 0, errors
+        assert self.process.returncode == 0, f"exit code {self.process.returncode}:\n{errors}"
         return output
