@@ -35,12 +35,14 @@ from peewee_honker.events import (
     dispatcher_for,
 )
 from peewee_honker.events.dead_letter import forget
-from peewee_honker.events.payload import key_text, row_payload
+from peewee_honker.events.payload import check_payload, key_text, row_payload
 from peewee_honker.signals import in_transaction, is_in_transaction
 
 __all__ = ["Bridge", "EventBus"]
 
 logger = logging.getLogger("peewee_honker.bus")
+
+_host = socket.gethostname()
 
 
 class EventBus:
@@ -85,7 +87,7 @@ class EventBus:
     @property
     def origin(self) -> str:
         """The name of this process in the events that it publishes."""
-        return self._origin or f"{socket.gethostname()}:{os.getpid()}"
+        return self._origin or f"{_host}:{os.getpid()}"
 
     def bridge(
         self,
@@ -276,7 +278,7 @@ class Bridge:
 
     def _check(self, sender: type[signals.Model], instance: signals.Model, created: bool) -> None:
         """Refuse what has no form in JSON before the write is sent, so that the open transaction can go on."""
-        row_payload(instance, self._exclude)
+        check_payload(instance, self._exclude)
 
     @in_transaction
     def _on_save(self, sender: type[signals.Model], instance: signals.Model, created: bool) -> None:

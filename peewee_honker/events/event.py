@@ -9,6 +9,9 @@ from typing import Any
 
 __all__ = ["Event", "new_event_id"]
 
+# json.dumps would make an encoder for every event.
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
 _clock = threading.Lock()
 _last = [0, 0]  # milliseconds, counter within them
 
@@ -55,7 +58,7 @@ class Event:
     def to_json(self) -> str:
         """The event as JSON text, without its offset. Raises `TypeError` or `ValueError` for a payload that JSON cannot
         hold (also NaN and infinity, which other languages' readers refuse)."""
-        return json.dumps(
+        return _encode(
             {
                 "type": self.type,
                 "id": self.id,
@@ -64,10 +67,7 @@ class Event:
                 "time": self.time,
                 "origin": self.origin,
                 "operation": self.operation,
-            },
-            separators=(",", ":"),
-            ensure_ascii=False,
-            allow_nan=False,
+            }
         )
 
     @classmethod

@@ -11,7 +11,9 @@ from typing import Any
 
 import peewee
 
-__all__ = ["key_text", "row_payload"]
+__all__ = ["check_payload", "key_text", "row_payload"]
+
+_AS_THEY_ARE = frozenset({type(None), bool, int, str})
 
 
 def row_payload(instance: peewee.Model, exclude: Iterable[str] = ()) -> dict[str, Any]:
@@ -21,8 +23,19 @@ def row_payload(instance: peewee.Model, exclude: Iterable[str] = ()) -> dict[str
     key is the key it holds. Fields that the instance has not loaded, and those in `exclude`, are left out. Raises
     `TypeError` or `ValueError` that names the field for a value that has no such form.
     """
-    left_out = frozenset(exclude)
-    return {name: _json_value(value, instance, name) for name, value in instance.__data__.items() if name not in left_out}
+    left_out = exclude if isinstance(exclude, frozenset) else frozenset(exclude)
+    return {
+        name: value if type(value) in _AS_THEY_ARE else _json_value(value, instance, name)
+        for name, value in instance.__data__.items()
+        if name not in left_out
+    }
+
+
+def check_payload(instance: peewee.Model, exclude: frozenset[str]) -> None:
+    """Raise as `row_payload` does, without making the payload."""
+    for name, value in instance.__data__.items():
+        if type(value) not in _AS_THEY_ARE and name not in exclude:
+            _json_value(value, instance, name)
 
 
 def key_text(instance: peewee.Model) -> str:
