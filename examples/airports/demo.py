@@ -2,201 +2,145 @@
 
     python examples/airports/demo.py [--airports N]
 
-The importer writes through Peewee models in transactions of 200. Some transactions are rolled back on purpose, and some
-savepoints within committed ones; nobody may hear of those rows. Ends with an error if the counts of the two receivers and
-the table differ.
+This process writes through Peewee models, in transactions of 200 (importer.py). Some transactions are rolled back on
+purpose, and some savepoints within committed ones: nobody may hear of those rows. Two processes count what they hear
+(receiver.py). Ends with exit code 1, and what differs, unless the importer, the receivers and the table agree.
 """
 
+import ctrl_c  # isort: skip  # first: the other imports take long enough to be interrupted
+
 import argparse
-import collections
-import contextlib
-import json
 import os
+import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import airportsdata
+from child import Receiver, ReceiverGoneError, receivers
+from importer import Imported, Row, import_airports
+from models import Airport, db
+from peewee import fn
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-HERE = Path(__file__).parent
-TRANSACTION = 200  # airports
 RECEIVERS = ("north", "south")
 
 console = Console()
 
 
-class UndoError(Exception):
-    """Raised on purpose, to have a block rolled back."""
+class DisagreementError(Exception):
+    """What the processes counted is not the same; the message names the differences."""
 
 
-class DemoFailedError(Exception):
-    """The processes do not agree, or one of them is gone; the message says which."""
+def airport_rows(limit: int | None) -> list[Row]:
+    """All the airports of the package, or as many as wanted, from all over the world."""
+    data = list(airportsdata.load("ICAO").values())
+    if limit is not None:
+        data = random.Random(1).sample(data, min(limit, len(data)))
+    same = ("icao", "name", "city", "country")
+    return [{**{name: a[name] for name in same}, "latitude": a["lat"], "longitude": a["lon"]} for a in data]
 
 
-class Receiver:
-    """A process that runs receiver.py."""
+def import_with_progress(rows: list[Row], running: list[Receiver]) -> Imported:
+    """Import the rows, as long as the receivers live."""
+    columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("importing", total=len(rows))
 
-    def __init__(self, name: str, database: str) -> None:
-        self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "receiver.py"), database],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C goes to the demo, which ends its receivers
-        )
-        if self.line() != "ready":
-            raise DemoFailedError(f"receiver {name} did not start")
+        def after_each(number: int) -> None:
+            ctrl_c.check()
+            progress.advance(task, number)
+            for receiver in running:
+                receiver.check()
 
-    def line(self) -> str:
-        """The next line that it writes."""
-        line = self.process.stdout.readline()
-        if not line:
-            raise DemoFailedError(f"receiver {self.name} is gone, with exit code {self.process.wait()}")
-        return line.strip()
-
-    def finish(self, expected: int) -> dict:
-        """What it has heard, once it has heard of `expected` airports or waited long enough."""
-        with contextlib.suppress(BrokenPipeError):  # line() says what has become of it
-            self.process.stdin.write(f"{expected}\n")
-            self.process.stdin.flush()
-        return json.loads(self.line())
-
-    def end(self) -> None:
-        """Leave no process behind."""
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
+        return import_airports(rows, after_each)
 
 
-@contextlib.contextmanager
-def receivers(database: str) -> Iterator[list[Receiver]]:
-    """Two receivers that hear everything from now on."""
-    running: list[Receiver] = []
-    try:
-        for name in RECEIVERS:
-            running.append(Receiver(name, database))
-        yield running
-    finally:
-        for receiver in running:
-            receiver.end()
-
-
-def import_airports(rows: list[dict]) -> tuple[dict[str, int], int]:
-    """Write the airports; for the last airport of each transaction the time after its commit, and how many were undone."""
-    from models import Airport, Country, db  # opens the database: not before the receivers are told its name
-
-    db.create_tables([Country, Airport])
-    with db.atomic():
-        Country.insert_many([{"code": code} for code in sorted({row["country"] for row in rows})]).execute()
-
-    committed_at: dict[str, int] = {}
-    undone = 0
-    batches = [rows[start : start + TRANSACTION] for start in range(0, len(rows), TRANSACTION)]
-    for number, batch in enumerate(track(batches, "importing", console=console)):
-        if number % 5 == 1:  # first a try that fails: its rows are never heard of
-            with contextlib.suppress(UndoError), db.atomic():
-                for row in batch[:50]:
-                    Airport.create(**row)
-                    undone += 1
-                raise UndoError
-        with db.atomic():
-            if number % 7 == 2:  # a savepoint that fails within a transaction that commits
-                with contextlib.suppress(UndoError), db.atomic():
-                    Airport.create(**batch[0])
-                    undone += 1
-                    raise UndoError
-            for row in batch:
-                Airport.create(**row)
-        committed_at[batch[-1]["icao"]] = time.time_ns()
-    return committed_at, undone
-
-
-def in_the_table() -> dict[str, int]:
-    from models import Airport
-    from peewee import fn
-
-    return dict(Airport.select(Airport.country, fn.COUNT(Airport.icao)).group_by(Airport.country).tuples())
-
-
-def compare(table: dict[str, int], expected: dict[str, int], heard: dict[str, dict[str, int]]) -> None:
-    """Raise DemoFailedError, naming the first differences, unless all have the same counts."""
-    for name, counts in {"the importer": expected, **heard}.items():
-        wrong = sorted(code for code in {*table, *counts} if table.get(code) != counts.get(code))
-        if wrong:
-            shown = ", ".join(f"{code}: table {table.get(code, 0)}, {name} {counts.get(code, 0)}" for code in wrong[:5])
-            raise DemoFailedError(f"{name} and the table differ in {len(wrong)} countries ({shown})")
-
-
-def report(rows: int, undone: int, seconds: float, committed_at: dict[str, int], heard: dict[str, dict]) -> None:
-    """Print what was measured."""
-    table = Table(title="from a commit to the call of the receiver")
-    for column in ("receiver", "airports heard", "p50", "p99"):
-        table.add_column(column, justify="left" if column == "receiver" else "right")
+def compare(table: dict[str, int], imported: Imported, heard: dict[str, dict[str, Any]]) -> None:
+    """Raise DisagreementError unless all have the same counts, and nobody heard of a row that was rolled back."""
+    problems = []
     for name, result in heard.items():
-        delays = [(result["heard_at"][key] - at) / 1e6 for key, at in committed_at.items()]
-        cuts = statistics.quantiles(delays, n=100) if len(delays) > 1 else delays * 99
-        table.add_row(name, f"{len(result['heard_at']):,}", f"{cuts[49]:.2f} ms", f"{cuts[98]:.2f} ms")
-    console.print(table)
-    console.print(
-        "(of the last airport of each transaction; negative when it was heard before the importer's own clock was read)"
-    )
-    console.print(f"{rows:,} airports in {seconds:.1f} s: {rows / seconds:,.0f} rows a second, each with its event")
-    console.print(f"{undone:,} rows were rolled back, and heard of by nobody")
-    console.print("The table, the importer and both receivers agree.", style="bold green")
+        if ghosts := sorted(imported.undone & result["heard_at"].keys()):
+            problems.append(f"{name} heard of {len(ghosts)} rows that were rolled back ({', '.join(ghosts[:5])})")
+        if (number := len(result["heard_at"])) != (total := imported.by_country.total()):
+            problems.append(f"{name} heard of {number:,} airports, but {total:,} were committed")
+    counts = {"the importer": imported.by_country, **{name: result["by_country"] for name, result in heard.items()}}
+    for name, count in counts.items():
+        if wrong := sorted(code for code in {*table, *count} if table.get(code, 0) != count.get(code, 0)):
+            shown = ", ".join(f"{code}: table {table.get(code, 0)}, {name} {count.get(code, 0)}" for code in wrong[:5])
+            problems.append(f"{name} and the table differ in {len(wrong)} countries ({shown})")
+    if problems:
+        raise DisagreementError("; ".join(problems))
+
+
+def delays(imported: Imported, heard_at: dict[str, int]) -> tuple[float, float]:
+    """The median and the 99th percentile, in milliseconds, from a commit until its last event is received.
+
+    A delay may be negative: the receiver can be faster than the importer, which reads the clock once it runs again.
+    """
+    taken = [(heard_at[key] - at) / 1e6 for key, at in imported.committed_at.items()]
+    cuts = statistics.quantiles(taken, n=100, method="inclusive") if len(taken) > 1 else taken * 99
+    return cuts[49], cuts[98]
+
+
+def report(imported: Imported, seconds: float, heard: dict[str, dict[str, Any]]) -> None:
+    """Print what was measured: a table on a terminal, plain lines elsewhere."""
+    title = "from a commit to the receiver of its last event"
+    table = Table("receiver", title=title)
+    for column in ("airports heard of", "p50", "p99"):
+        table.add_column(column, justify="right")
+    for name, result in heard.items():
+        p50, p99 = (f"{delay:.2f} ms" for delay in delays(imported, result["heard_at"]))
+        number = f"{len(result['heard_at']):,}"
+        table.add_row(name, number, p50, p99)
+        if not console.is_terminal:
+            print(f"{name} heard of {number} airports; {title}: p50 {p50}, p99 {p99}")
+    if console.is_terminal:
+        console.print(table)
+    rows = imported.by_country.total()
+    print(f"{rows:,} airports in {seconds:.1f} s: {rows / seconds:,.0f} rows a second, each with its event")
+    print(f"{len(imported.undone):,} rows were rolled back, and nobody heard of them")
+    agreed = f"The table, the importer and both receivers agree on {len(imported.by_country)} countries."
+    console.print(agreed, style="bold green", soft_wrap=True, highlight=False)
 
 
 def run(limit: int | None) -> None:
-    data = sorted(airportsdata.load("ICAO").values(), key=lambda airport: airport["icao"])[:limit]
-    rows = [
-        {
-            "icao": airport["icao"],
-            "name": airport["name"],
-            "city": airport["city"],
-            "country": airport["country"],
-            "latitude": airport["lat"],
-            "longitude": airport["lon"],
-        }
-        for airport in data
-    ]
+    """Raises DisagreementError or ReceiverGoneError; in any case the receivers have ended and the file is gone."""
+    rows = airport_rows(limit)
     with tempfile.TemporaryDirectory(prefix="airports-") as folder:
         database = os.path.join(folder, "airports.db")
-        sys.argv = [sys.argv[0], database]  # where models.py looks
-        sys.path.insert(0, str(HERE))
-        with receivers(database) as running:
-            started = time.monotonic()
-            try:
-                committed_at, undone = import_airports(rows)
+        db.init(database)
+        try:
+            with receivers(database, RECEIVERS) as running:
+                started = time.monotonic()
+                imported = import_with_progress(rows, running)
                 seconds = time.monotonic() - started
-                heard = {receiver.name: receiver.finish(len(rows)) for receiver in running}
-                expected = collections.Counter(row["country"] for row in rows)
-                compare(in_the_table(), expected, {name: result["counts"] for name, result in heard.items()})
-            finally:
-                from models import db
-
-                db.close_engine()
-        report(len(rows), undone, seconds, committed_at, heard)
+                for receiver in running:
+                    receiver.tell(len(rows))
+                heard = {receiver.name: receiver.result() for receiver in running}
+            table = dict(Airport.select(Airport.country, fn.COUNT(Airport.icao)).group_by(Airport.country).tuples())
+        finally:
+            db.close_engine()
+    compare(table, imported, heard)
+    report(imported, seconds, heard)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--airports", type=int, metavar="N", help="import the first N only")
-    arguments = parser.parse_args()
+    parser.add_argument("--airports", type=int, metavar="N", help="import only N of them")
+    limit = parser.parse_args().airports
+    if limit is not None and limit < 1:
+        parser.error("there is nothing to import")
     try:
-        run(arguments.airports)
-    except DemoFailedError as problem:
-        console.print(f"failed: {problem}", style="bold red")
+        with ctrl_c.held():
+            run(limit)
+    except (DisagreementError, ReceiverGoneError) as problem:
+        print(f"The demo failed: {problem}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        console.print("interrupted")
-        return 130
     return 0
 
 

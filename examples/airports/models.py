@@ -1,13 +1,11 @@
 """The tables of the demo, and the bus that tells of them. Every process of the demo imports this."""
 
-import sys
-
 from peewee import CharField, FloatField, ForeignKeyField
 
 from peewee_honker import EventBus, HonkerDatabase
 from peewee_honker.signals import Model
 
-db = HonkerDatabase(sys.argv[1], timeout=30)
+db = HonkerDatabase(None)  # each process says db.init(path), once it knows the path
 
 
 class Country(Model):
