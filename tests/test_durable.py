@@ -254,12 +254,8 @@ def test_a_consumer_that_stops_leaves_its_place_to_the_next_at_once(path, make_b
     assert outside.rows(path, "SELECT COUNT(*) FROM _honker_locks") == [[0]]
 
 
-def test_a_transactional_receiver_takes_effect_once_through_kills(path, make_bus, db):
-    """The receiver is killed at random points, again and again; each order is shipped exactly once."""
-    make_bus("publisher")
-    with db.atomic():
-        for number in range(300):
-            Order.create(customer=str(number))
+def ship_through_kills(path, db, kills):
+    """The receiver is killed again and again, at points that vary; each order is shipped exactly once."""
     code = WORKER + (
         "    @orders.saved.connect\n"
         "    @in_transaction\n"
@@ -267,17 +263,32 @@ def test_a_transactional_receiver_takes_effect_once_through_kills(path, make_bus
         "        Shipment.create(order=int(event.id)); print(event.id)\n"
         "    bus.run()\n"
     )
-    for round_ in range(6):
+    for number in range(kills):
+        with db.atomic():
+            for _ in range(40):
+                Order.create(customer=str(number))
         db.execute_sql("DELETE FROM _honker_locks")  # a killed holder's lease would be waited for
         with outside.Script(code, path) as worker:
-            for _ in range(7 + 5 * round_):
+            for _ in range(1 + number * 7 % 30):
                 worker.line()
             os.kill(worker.process.pid, signal.SIGKILL)
             worker.process.wait()
     db.execute_sql("DELETE FROM _honker_locks")
     with outside.Script(code, path):
-        outside.until(lambda: Shipment.select().count() >= 300, "the shipments")
-    assert [shipment.order for shipment in Shipment.select().order_by(Shipment.id)] == list(range(1, 301))
+        outside.until(lambda: Shipment.select().count() >= kills * 40, "the shipments")
+    assert [shipment.order for shipment in Shipment.select().order_by(Shipment.id)] == list(range(1, kills * 40 + 1))
+
+
+def test_a_transactional_receiver_takes_effect_once_through_kills(path, make_bus, db):
+    make_bus("publisher")
+    ship_through_kills(path, db, kills=6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_transactional_receiver_takes_effect_once_through_two_hundred_kills(path, make_bus, db):
+    make_bus("publisher")
+    ship_through_kills(path, db, kills=200)
 
 
 def test_a_killed_publisher_loses_no_committed_event_and_tells_of_no_other(path, make_bus):
