@@ -9,13 +9,14 @@ def ship(sender, event): ...
 bus.run()
 """
 
+import asyncio
+import inspect
 import logging
 import os
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable
-from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -29,6 +30,7 @@ from peewee_honker.events import (
     DeadLetter,
     Dispatcher,
     Event,
+    Receiver,
     StartAt,
     Stream,
     dead_letters,
@@ -58,8 +60,9 @@ class EventBus:
             first pause in seconds between two calls; it doubles.
 
     Receivers are called in a thread of the bus while it runs: `bus.run()` blocks until Ctrl-C, SIGTERM or `stop()`; `with
-    bus:` runs it beside the block. What commits after it has started is delivered, in commit order: of ephemeral bridges at
-    most once to each process (one that is not there misses it), of durable bridges at least once to each consumer.
+    bus:` runs it beside the block, `async with bus` and `await bus.serve()` do so for asyncio, where receivers may be
+    coroutine functions. What commits after it has started is delivered, in commit order: of ephemeral bridges at most
+    once to each process (one that is not there misses it), of durable bridges at least once to each consumer.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class EventBus:
         self._running: Dispatcher | None = None
         self._changing = threading.RLock()
         self._stopped = threading.Event()
+        self.loop: asyncio.AbstractEventLoop | None = None  # where async receivers run
 
     @property
     def origin(self) -> str:
@@ -211,6 +215,25 @@ class EventBus:
     ) -> None:
         self.stop()
 
+    async def __aenter__(self) -> "EventBus":
+        self.loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            # In a thread, so that a coroutine that a receiver is waiting for can end.
+            await asyncio.shield(asyncio.to_thread(self.stop))
+        finally:
+            self.loop = None
+
+    async def serve(self) -> None:
+        """Run until the task is cancelled. Async receivers are awaited on this loop, others called in the bus's thread."""
+        async with self:
+            await asyncio.Event().wait()
+
     def run(self) -> None:
         """Run until Ctrl-C, SIGTERM (when called in the main thread) or `stop()`, then return.
 
@@ -290,14 +313,11 @@ class Bridge:
         if instance.__rows__:
             self._publish(self._type_deleted, instance, "delete")
 
-    def receivers_of(self, event: Event) -> list[Callable[..., object]]:
+    def receivers_of(self, event: Event) -> list[Receiver]:
         """Who is to be called with an event of the bridge's stream, as `receiver(event=event)`."""
         heard = self.deleted if event.type == self._type_deleted else self.saved
-        calls: list[Callable[..., object]] = []
-        for receiver in [] if heard.is_muted else heard.receivers_for(self.model):
-            call = partial(receiver, self.model)
-            calls.append(in_transaction(call) if is_in_transaction(receiver) else call)
-        return calls
+        receivers = [] if heard.is_muted else heard.receivers_for(self.model)
+        return [_Call(receiver, self.model, self._bus) for receiver in receivers]
 
     def _publish(self, type_: str, instance: signals.Model, operation: str) -> None:
         self._targets[type_].publish(
@@ -321,9 +341,34 @@ class Bridge:
             return
         for receiver in list(heard.receivers_for(self.model)):
             try:
-                receiver(self.model, event=event)
+                _Call(receiver, self.model, self._bus)(event)
             except Exception:
                 logger.exception("receiver %r failed on %s (event %s)", receiver, event.type, event.event_id)
+
+
+class _Call:
+    """A receiver ready to be called with an event: a coroutine function on the loop of the bus, others here."""
+
+    def __init__(self, receiver: Callable[..., Any], model: type[signals.Model], bus: EventBus) -> None:
+        self.func = receiver
+        self._model = model
+        self._bus = bus
+        if is_in_transaction(receiver):
+            in_transaction(self)
+
+    def __call__(self, event: Event) -> None:
+        result = self.func(self._model, event=event)
+        if not inspect.iscoroutine(result):
+            return
+        loop = self._bus.loop
+        if loop is None or is_in_transaction(self):
+            result.close()
+            raise TypeError(
+                "a transactional receiver cannot be async: its transaction is of the bus's thread"
+                if is_in_transaction(self)
+                else "an async receiver needs a loop: run the bus by `async with bus` or `await bus.serve()`"
+            )
+        asyncio.run_coroutine_threadsafe(result, loop).result()
 
 
 class _Terminating:

@@ -242,8 +242,8 @@ class Model(peewee.Model):
 
     def _is_keyless(self) -> bool:
         """Whether Peewee would save the instance by an INSERT unasked."""
-        # Peewee's stubs leave get_id() without types.
-        return self._meta.primary_key is False or self.get_id() is None  # type: ignore[no-untyped-call]
+        # None without a primary key too. Peewee's stubs leave get_id() without types.
+        return self.get_id() is None  # type: ignore[no-untyped-call]
 
     def _unit_of_work(self, *signals: ModelSignal) -> AbstractContextManager[Any]:
         """What the statement and its receivers run in: a new transaction if a receiver asks for one and none is open.

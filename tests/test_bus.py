@@ -1,5 +1,6 @@
 """Saves and deletes on the bus: heard after commit, in every process, and never after a rollback."""
 
+import asyncio
 import datetime
 import decimal
 import os
@@ -318,6 +319,54 @@ def test_a_process_that_forgets_to_stop_the_bus_ends_cleanly(path, db, bus):
     with outside.Script(code, path) as careless:
         assert careless.finish().split() == ["leaving"]
         assert careless.process.returncode == 0
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_async_receivers_are_awaited_on_the_callers_loop(db, durable):
+    with db.bind_ctx([Order]):
+        db.create_tables([Order])
+        bus = EventBus(db, consumer="async")
+        orders = bus.bridge(Order, durable=durable)
+        heard, loops = [], []
+
+        async def receive(sender, event):
+            await asyncio.sleep(0)
+            loops.append(asyncio.get_running_loop())
+            heard.append(event.payload["customer"])
+
+        def plain(sender, event):
+            heard.append(event.payload["customer"].upper())
+
+        orders.saved.connect(receive)
+        orders.saved.connect(plain)
+
+        async def main():
+            serving = asyncio.create_task(bus.serve())
+            while bus._running is None:
+                await asyncio.sleep(0.005)
+            await asyncio.to_thread(Order.create, customer="ada")
+            deadline = asyncio.get_running_loop().time() + outside.DEADLINE
+            while len(heard) < 2 and asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(0.005)
+            serving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+            assert loops == [asyncio.get_running_loop()]
+
+        asyncio.run(main())
+        orders.unpublish()
+    assert sorted(heard) == ["ADA", "ada"]
+    assert bus._running is None
+
+
+def test_an_async_receiver_without_a_loop_is_told_what_it_needs(db, bus, caplog):
+    async def receive(sender, event):
+        raise AssertionError("never runs")
+
+    bus.bridge(Order).saved.connect(receive)
+    with bus:
+        Order.create(customer="Ada")
+        outside.until(lambda: "async with bus" in caplog.text)
 
 
 def test_old_notifications_are_pruned(db, bus, heard, path):

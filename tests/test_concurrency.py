@@ -334,3 +334,42 @@ def test_ctrl_c_in_a_wait_for_the_writer_leaves_it_usable(path, db):
         assert waiting.line() == "done"
         waiting.finish()
     assert [counter.name for counter in Counter.select()] == ["holder", "after"]
+
+
+INTERRUPTED = """
+    import sys
+    from peewee import *
+    from peewee_honker import HonkerDatabase
+    db = HonkerDatabase(sys.argv[1])
+    class Counter(db.Model):
+        name = TextField(unique=True)
+        value = IntegerField(default=0)
+    def interrupt(frame, event, argument):
+        # Ctrl-C that comes while Honker runs the statement is raised as soon as the call returns.
+        code = frame.f_code
+        if event == "return" and code.co_name == "write" and frame.f_locals.get("sql", "").startswith(sys.argv[2]):
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+    try:
+        sys.setprofile(interrupt)
+        with db.atomic():
+            Counter.create(name="interrupted")
+    except KeyboardInterrupt:
+        sys.setprofile(None)
+        print("interrupted")
+    assert not db.in_transaction()
+    assert not db.connection().in_transaction
+    Counter.create(name="next")
+    with db.atomic():
+        Counter.create(name="last")
+    db.close()
+"""
+
+
+@pytest.mark.parametrize(("statement", "kept"), [("BEGIN", False), ("COMMIT", True)])
+def test_ctrl_c_as_a_statement_returns_leaves_the_database_as_sqlite_has_it(db, path, statement, kept):
+    with outside.Script(INTERRUPTED, path, statement) as interrupted:
+        assert interrupted.line() == "interrupted"
+        interrupted.finish()
+    names = [name for (name,) in outside.rows(path, "SELECT name FROM counter ORDER BY id")]
+    assert names == (["interrupted"] if kept else []) + ["next", "last"]

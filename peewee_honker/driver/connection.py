@@ -55,7 +55,8 @@ class Connection(Session):
         self._closed = True
         try:
             if self.in_transaction:
-                self._end_by_rollback()
+                self.in_transaction = False
+                self.engine.abandon(self.token)
         finally:
             self.engine.connection_closed()
 

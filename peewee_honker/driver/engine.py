@@ -269,23 +269,33 @@ class Engine:
                 raise
             return _retried(lambda: face.write(sql, parameters), deadline)
 
-    def take_writer(self, timeout: float) -> None:
-        """Become the holder of the writer, after at most `timeout` seconds, else `OperationalError`."""
-        if not self.slot.acquire(0):
+    def take_writer(self, owner: object, timeout: float) -> None:
+        """Make `owner` the holder of the writer, after at most `timeout` seconds, else `OperationalError`."""
+        if not self.slot.acquire(owner, 0):
             if self.holder_thread == threading.get_ident():
                 raise operational(
                     "database is locked: this thread has a transaction open through another HonkerDatabase object on "
                     "the same file, or through db.honker. Finish it first, or do both within one db.atomic().",
                     "SQLITE_BUSY",
                 )
-            if not self.slot.acquire(timeout):
+            if not self.slot.acquire(owner, timeout):
                 raise operational("database is locked", "SQLITE_BUSY")
 
-    def give_writer_back(self) -> None:
-        """End the hold that `take_writer` gave."""
-        self.holder_thread = None
-        self.transactions += 1
-        self.slot.release()
+    def give_writer_back(self, owner: object) -> None:
+        """End the hold that `take_writer` gave; nothing when `owner` has it no more."""
+        if self.slot.owner is owner:
+            self.holder_thread = None
+            self.transactions += 1
+            self.slot.release(owner)
+
+    def abandon(self, owner: object) -> None:
+        """Roll back what may be open on the writer that `owner` holds, and give it back: for whoever was interrupted."""
+        if self.slot.owner is not owner:
+            return
+        if self.current is not None:
+            with contextlib.suppress(RuntimeError):  # no transaction was open
+                self.current.write("ROLLBACK", ())
+        self.give_writer_back(owner)
 
     def committed(self) -> None:
         """Tell those who wait for it that this process has committed."""
@@ -300,7 +310,7 @@ class Engine:
         When it returns True, the handle is closed and stays so until `after_fork_in_parent`.
         """
         busy = self.holder_thread == threading.get_ident() or self.temporary or self.attached
-        if self.current is None or busy or not self.slot.acquire(1.0):
+        if self.current is None or busy or not self.slot.acquire(self, 1.0):
             return False
         self._opening.acquire()
         self._close_handle()
@@ -309,7 +319,7 @@ class Engine:
     def after_fork_in_parent(self) -> None:
         """Let the engine open again."""
         self._opening.release()
-        self.slot.release()
+        self.slot.release(self)
 
     def after_fork_in_child(self, was_closed: bool) -> None:
         """Make the engine usable in the child, or say why it is not."""

@@ -99,11 +99,11 @@ class EngineTransaction:
         if self._engine.holder_thread == threading.get_ident():
             self._joined = True
         else:
-            self._engine.take_writer(_TIMEOUT)
+            self._engine.take_writer(self, _TIMEOUT)
             try:
                 self._engine.write("BEGIN IMMEDIATE", (), time.monotonic() + _TIMEOUT)
             except BaseException:
-                self._engine.give_writer_back()
+                self._engine.abandon(self)
                 raise
             self._engine.holder_thread = threading.get_ident()
         self._open = True
@@ -127,7 +127,7 @@ class EngineTransaction:
             else:
                 writer.execute("ROLLBACK")
         finally:
-            self._engine.give_writer_back()
+            self._engine.abandon(self)
         if committed:
             self._engine.committed()
 

@@ -33,6 +33,9 @@ class Session:
 
     def __init__(self, engine: Engine, timeout: float = 5.0, *, read_only: bool = False) -> None:
         self.engine = engine
+        # What holds the writer for this session. Not the session itself: the engine would keep alive what a thread that
+        # ended has left behind, and with it the transaction.
+        self.token = object()
         self.timeout = timeout
         self.in_transaction = False
         self.total_changes = 0
@@ -63,6 +66,11 @@ class Session:
             raise self._explained(error, statement, len(values)) from error
         except TypeError:
             encodable(values)
+            raise
+        except Exception:
+            raise
+        except BaseException:
+            self._settle()
             raise
         cursor.lastrowid = None if statement.kind is Kind.NOTHING else self._last_rowid
 
@@ -158,13 +166,13 @@ class Session:
             engine = self.engine
             deadline = time.monotonic() + self.timeout
             if write is None:
-                engine.take_writer(self.timeout)
+                engine.take_writer(self.token, self.timeout)
             try:
                 engine.write(statement.sql, values, deadline)
                 counts = engine.write(_COUNTS, ())[0]
             finally:
                 if write is None:
-                    engine.give_writer_back()
+                    engine.give_writer_back(self.token)
             self._may_wait = False
             if write is None:
                 engine.committed()
@@ -307,13 +315,13 @@ class Session:
 
     def _begin(self, sql: str) -> None:
         deadline = time.monotonic() + self.timeout
-        self.engine.take_writer(self.timeout)
+        self.engine.take_writer(self.token, self.timeout)
+        self.engine.holder_thread = threading.get_ident()
         try:
             self.engine.write(sql, (), deadline)
         except BaseException:
-            self.engine.give_writer_back()
+            self.engine.abandon(self.token)
             raise
-        self.engine.holder_thread = threading.get_ident()
         self.in_transaction = True
         self._write = self.engine.face.write
         self._may_wait = not sql.startswith("BEGIN IMMEDIATE")
@@ -360,7 +368,16 @@ class Session:
     def _ended(self) -> None:
         self.in_transaction = self._may_wait = self._schema_changed = False
         self._write = None
-        self.engine.give_writer_back()
+        self.engine.give_writer_back(self.token)
+
+    def _settle(self) -> None:
+        """After Ctrl-C came between SQLite's work and the notes about it: make the notes say what SQLite has done."""
+        mine = self.engine.slot.owner is self.token
+        if mine and self.in_transaction and not self._is_over():
+            return  # the transaction goes on, for its owner to end
+        self.in_transaction = self._may_wait = self._schema_changed = False
+        self._write = None
+        self.engine.abandon(self.token)
 
     def forget_transaction(self) -> None:
         """In the child of a fork: the transaction is the parent's."""
@@ -439,11 +456,11 @@ class _Holding:
 
     def __enter__(self) -> Run:
         self._deadline = time.monotonic() + self._session.timeout
-        self._session.engine.take_writer(self._session.timeout)
+        self._session.engine.take_writer(self._session.token, self._session.timeout)
         return self._run
 
     def _run(self, sql: str, values: Sequence[Any]) -> list[Row]:
         return self._session.engine.write(sql, values, self._deadline)
 
     def __exit__(self, *error: object) -> None:
-        self._session.engine.give_writer_back()
+        self._session.engine.give_writer_back(self._session.token)

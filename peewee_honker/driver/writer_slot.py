@@ -12,55 +12,63 @@ __all__ = ["WriterSlot"]
 
 
 class WriterSlot:
-    """A first-come-first-served lock that any thread may release."""
+    """A first-come-first-served lock that knows its owner.
 
-    __slots__ = ("_held", "_mutex", "_waiting")
+    The owner is set and cleared in one step with the lock itself: whoever was interrupted (Ctrl-C) can ask `owner` whether
+    the slot is theirs, and `release` what is not theirs without harm.
+    """
+
+    __slots__ = ("_mutex", "_waiting", "owner")
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._held = False
-        self._waiting: deque[threading.Lock] = deque()
+        self._waiting: deque[tuple[threading.Lock, object]] = deque()
+        self.owner: object = None
 
-    def acquire(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds; True when the slot is the caller's."""
-        if self._take_if_free(None):
+    def acquire(self, owner: object, timeout: float) -> bool:
+        """Wait at most `timeout` seconds; True when the slot is `owner`'s."""
+        if self._take_if_free(owner, None):
             return True
         if timeout <= 0:
             return False
         # Made outside the mutex: a garbage collection in there could close a connection, which gives its slot back.
         gate = threading.Lock()
         gate.acquire()
-        if self._take_if_free(gate):
+        if self._take_if_free(owner, gate):
             return True
         try:
             handed_over = gate.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
         except BaseException:  # KeyboardInterrupt: a slot handed over by now would never be released
             if not self._give_up(gate):
-                self.release()
+                self.release(owner)
             raise
         return handed_over or not self._give_up(gate)
 
-    def _take_if_free(self, gate: "threading.Lock | None") -> bool:
+    def _take_if_free(self, owner: object, gate: "threading.Lock | None") -> bool:
         with self._mutex:
-            if not self._held:
-                self._held = True
+            if self.owner is None:
+                self.owner = owner
                 return True
             if gate is not None:
-                self._waiting.append(gate)
+                self._waiting.append((gate, owner))
             return False
 
     def _give_up(self, gate: threading.Lock) -> bool:
         """Leave the queue; False when the slot was handed over in the last moment."""
         with self._mutex:
-            if gate in self._waiting:
-                self._waiting.remove(gate)
-                return True
+            for waiting in self._waiting:
+                if waiting[0] is gate:
+                    self._waiting.remove(waiting)
+                    return True
             return False
 
-    def release(self) -> None:
-        """Hand the slot to the longest-waiting thread, or free it."""
+    def release(self, owner: object) -> None:
+        """Hand the slot to the longest-waiting thread, or free it; nothing when it is not `owner`'s."""
         with self._mutex:
+            if self.owner is not owner:
+                return
             if self._waiting:
-                self._waiting.popleft().release()
+                gate, self.owner = self._waiting.popleft()
+                gate.release()
             else:
-                self._held = False
+                self.owner = None
