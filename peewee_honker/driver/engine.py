@@ -271,7 +271,7 @@ class Engine:
 
     def take_writer(self, owner: object, timeout: float) -> None:
         """Make `owner` the holder of the writer, after at most `timeout` seconds, else `OperationalError`."""
-        if not self.slot.acquire(owner, 0):
+        if not self.slot.take_if_free(owner):
             if self.holder_thread == threading.get_ident():
                 raise operational(
                     "database is locked: this thread has a transaction open through another HonkerDatabase object on "

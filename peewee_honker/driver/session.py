@@ -159,24 +159,34 @@ class Session:
         if cursor.columns is not None:  # of an earlier statement
             cursor.set_rows(iter(()), None)
         write = self._write
-        if write is not None and not self._may_wait:
-            write(statement.sql, values)
+        if write is None:
+            counts = self._change_alone(statement.sql, values)
+        elif self._may_wait:
+            self._on_writer(statement.sql, values)
             counts = write(_COUNTS, ())[0]
         else:
-            engine = self.engine
-            deadline = time.monotonic() + self.timeout
-            if write is None:
-                engine.take_writer(self.token, self.timeout)
-            try:
-                engine.write(statement.sql, values, deadline)
-                counts = engine.write(_COUNTS, ())[0]
-            finally:
-                if write is None:
-                    engine.give_writer_back(self.token)
-            self._may_wait = False
-            if write is None:
-                engine.committed()
+            write(statement.sql, values)
+            counts = write(_COUNTS, ())[0]
         self._count(cursor, statement, counts)
+
+    def _change_alone(self, sql: str, values: Sequence[Any]) -> Row:
+        """Run a change as a transaction of its own; gives the counts that SQLite has for it."""
+        engine = self.engine
+        deadline = time.monotonic() + self.timeout
+        engine.take_writer(self.token, self.timeout)
+        try:
+            face = engine.current or engine.open(deadline)
+            try:
+                face.write(sql, values)
+            except RuntimeError as error:
+                if not is_busy(error):
+                    raise
+                engine.write(sql, values, deadline)
+            counts = face.write(_COUNTS, ())[0]
+        finally:
+            engine.give_writer_back(self.token)
+        engine.committed()
+        return counts
 
     def _count(self, cursor: Cursor, statement: Statement, counts: Row) -> None:
         self._changes = changes = counts["b"]

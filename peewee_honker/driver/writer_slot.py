@@ -27,14 +27,14 @@ class WriterSlot:
 
     def acquire(self, owner: object, timeout: float) -> bool:
         """Wait at most `timeout` seconds; True when the slot is `owner`'s."""
-        if self._take_if_free(owner, None):
+        if self.take_if_free(owner):
             return True
         if timeout <= 0:
             return False
         # Made outside the mutex: a garbage collection in there could close a connection, which gives its slot back.
         gate = threading.Lock()
         gate.acquire()
-        if self._take_if_free(owner, gate):
+        if self.take_if_free(owner, gate):
             return True
         try:
             handed_over = gate.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
@@ -44,7 +44,8 @@ class WriterSlot:
             raise
         return handed_over or not self._give_up(gate)
 
-    def _take_if_free(self, owner: object, gate: "threading.Lock | None") -> bool:
+    def take_if_free(self, owner: object, gate: "threading.Lock | None" = None) -> bool:
+        """Take the slot if nobody has it, else queue up at the gate, if there is one."""
         with self._mutex:
             if self.owner is None:
                 self.owner = owner
