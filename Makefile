@@ -24,8 +24,9 @@ lint: $(VENV)/.ready ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.ready ## measure HonkerDatabase beside SqliteDatabase
+bench: $(VENV)/.ready ## measure HonkerDatabase beside SqliteDatabase, the bus beside Honker's listener
 	$(BIN)/python benchmarks/orm.py
+	$(BIN)/python benchmarks/events.py
 
 clean: ## remove .venv and what the tools leave
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
