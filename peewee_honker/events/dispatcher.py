@@ -28,7 +28,7 @@ _PRUNE = (
     "(SELECT id FROM _honker_notifications WHERE created_at < unixepoch() - ? ORDER BY id LIMIT 1000)"
 )
 # A WAL write is seen before its commit is: look again after these pauses (seconds), then go back to sleep.
-_LOOK_AGAIN = (*[0.00005] * 8, *[0.0002] * 5, *[0.001] * 4)
+_LOOK_AGAIN = (*[0.00005] * 12, *[0.0002] * 10, *[0.0005] * 4)
 _PRUNE_EVERY = 60.0
 _TIMEOUT = 5.0
 _PAUSE_AFTER_ERROR = 1.0
