@@ -5,38 +5,46 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench clean
+.NOTPARALLEL: # two targets at once would run pip twice in one .venv
+.DELETE_ON_ERROR: # a .venv that was not finished is made again
+.PHONY: help demo test test-slow lint bench clean no-python
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.ready ## import 28,000 airports in one process and hear of them in two others
+demo: $(VENV)/.ready-demo ## import 28,000 airports in one process and hear of them in two others
 	$(BIN)/python examples/airports/demo.py
 
-test: $(VENV)/.ready ## run the tests
+test: $(VENV)/.ready-test ## run the tests
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.ready ## run the tests that take minutes
+test-slow: $(VENV)/.ready-test ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/.ready ## check style and types
+lint: $(VENV)/.ready-test ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.ready ## measure HonkerDatabase beside SqliteDatabase, the bus beside Honker's listener
+bench: $(VENV)/.ready-test ## measure HonkerDatabase beside SqliteDatabase, the bus beside Honker's listener
 	$(BIN)/python benchmarks/orm.py
 	$(BIN)/python benchmarks/events.py
 
 clean: ## remove .venv and what the tools leave
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.ready: setup.cfg pyproject.toml tools/install_honker.py
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
-	    { echo "no venv module: on Debian and Ubuntu, apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+# The package with one of the extras of setup.cfg, made again when what says how to install changes.
+$(VENV)/.ready-%: $(VENV)/pyvenv.cfg setup.cfg pyproject.toml tools/install_honker.py
 	$(BIN)/python tools/install_honker.py
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	$(BIN)/python -m compileall -q peewee_honker
 	@touch $@
+
+# Made anew when the Python it was made with has gone.
+$(VENV)/pyvenv.cfg: $(if $(realpath $(BIN)/python),,no-python)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed, for instance: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	    { echo "$(PYTHON) cannot make a virtual environment: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
