@@ -1,22 +1,25 @@
 """Can a Peewee Database route its queries through Honker?
 
-Fails (exit code 1) if Peewee needs what Honker cannot give: the last row's id, the names of columns, columns of equal names.
+Fails (exit code 1) if Peewee needs what Honker cannot give:
+- the id of the row that an INSERT made;
+- the names of a SELECT's columns, also when no row comes;
+- every column of a join, although some have equal names: Honker's rows are dicts;
+- an error that can be told to be a broken constraint.
+
 Uses the bare honker package and Peewee's SQL compiler, nothing of peewee_honker: this is the question that came before it.
 """
 
-import importlib.metadata
-import os
+import argparse
 import sys
-import tempfile
 
-import honker
 from peewee import ForeignKeyField, Model, SqliteDatabase, TextField
+from shared.honker_helpers import Report, prove, temporary_database
 
 compiler = SqliteDatabase(None)  # compiles; never connects
 
 
 class Person(Model):
-    name = TextField()
+    name = TextField(unique=True)
 
     class Meta:
         database = compiler
@@ -30,41 +33,55 @@ class Pet(Model):
         database = compiler
 
 
-def main() -> int:
-    failures = []
-    with tempfile.TemporaryDirectory() as folder:
-        database = honker.open(os.path.join(folder, "adapter.db"))
+def route(report: Report, options: argparse.Namespace) -> str:
+    with temporary_database() as (database, _):
         with database.transaction() as transaction:
             for model in (Person, Pet):
-                sql, _ = model._schema._create_table().query()
-                transaction.execute(sql)
-            sql, values = Person.insert(name="Ada").sql()
-            transaction.query(sql, values)
-            person = transaction.query("SELECT last_insert_rowid() AS id")[0]["id"]
-            sql, values = Pet.insert(owner=person, name="Rex").sql()
-            transaction.query(sql, values)
-        print(f"last row's id: {person}")
-        if person != 1:
-            failures.append("no last row's id")
+                for context in (model._schema._create_table(), *model._schema._create_indexes()):
+                    transaction.execute(context.query()[0])
+        inserting(report, database)
+        naming(report, database)
+        refusing(report, database)
+    return "YES: a SELECT is wrapped to name its columns, an INSERT is asked for its id in its own transaction."
 
-        sql, values = Pet.select(Pet.id, Person.id, Pet.name, Person.name).join(Person).sql()
-        plain = database.query(sql, values)[0]
-        wrapped = database.query(f"WITH r(a, b, c, d) AS ({sql}) SELECT * FROM r", values)[0]
-        print(f"a join of two models: {plain} - two of four columns are lost")
-        print(f"wrapped, each column with a name of its own: {wrapped}")
-        if list(wrapped.values()) != [1, 1, "Rex", "Ada"]:
-            failures.append("columns of equal names are lost")
 
-        question = f"SELECT * FROM (SELECT NULL AS none_) LEFT JOIN (SELECT * FROM ({sql}) LIMIT 0)"
-        names = list(database.query(question, values)[0])[1:]
-        print(f"names without running it: {names}")
-        if len(names) != 4:
-            failures.append("the names of columns cannot be had")
-        database.close()
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("honker", "peewee"))
-    print(f"{'no: ' + '; '.join(failures) if failures else 'yes'} ({versions})")
-    return 1 if failures else 0
+def inserting(report: Report, database) -> None:
+    with database.transaction() as transaction:
+        transaction.query(*Person.insert(name="Bo").sql())
+        transaction.query(*Person.insert(name="Ada").sql())
+        person = transaction.query("SELECT last_insert_rowid() AS id")[0]["id"]
+        transaction.query(*Pet.insert(owner=person, name="Rex").sql())
+    report.show("the last row's id", person)
+    report.must(person == 2, "no last row's id")
+
+
+def naming(report: Report, database) -> None:
+    select = Pet.select(Pet.id, Person.id, Pet.name, Person.name).join(Person)
+    sql, values = select.sql()
+    plain = database.query(sql, values)[0]
+    report.show("a join of two models, as it is (two of four columns are lost)", plain)
+
+    wrapped = database.query(f"SELECT * FROM ({sql})", values)[0]
+    report.show("the same, wrapped: SQLite itself makes the names unlike", wrapped)
+    report.must(list(wrapped.values()) == [1, 2, "Rex", "Ada"], "columns of equal names are lost")
+
+    sql, values = select.where(Pet.name == "nobody").sql()
+    found = database.query(f"SELECT * FROM (SELECT NULL) LEFT JOIN ({sql})", values)
+    names = list(found[0])[1:] if found else []
+    report.show("the names of the columns when no row comes", names)
+    report.must(len(names) == 4, "an empty result has no names of columns")
+
+
+def refusing(report: Report, database) -> None:
+    message = ""
+    try:
+        with database.transaction() as transaction:
+            transaction.query(*Person.insert(name="Ada").sql())
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+    report.show("a broken constraint", message)
+    report.must("UNIQUE constraint failed" in message, "a broken constraint cannot be told")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(prove(route, __doc__))
