@@ -22,7 +22,7 @@ from typing import Any
 
 import honker
 
-DEADLINE = 10.0  # seconds that a single thing may take
+DEADLINE = 10.0  # seconds that a single thing may take, and that a child process lives at most
 FAILED = 1
 INTERRUPTED = 130
 
@@ -172,11 +172,18 @@ class Ears:
 
 
 class Child:
-    """Python code in a process of its own that prints lines; a context manager that leaves no process behind."""
+    """Python code in a process of its own that prints lines; a context manager that leaves no process behind.
+
+    It is killed when it has lived for `DEADLINE`, so that waiting for a line that never comes ends with an error.
+    """
 
     def __init__(self, code: str, *arguments: object) -> None:
         command = [sys.executable, "-u", "-c", textwrap.dedent(code), *map(str, arguments)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # In a group of its own: Ctrl-C is for the parent, which ends the child.
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0)
+        self._limit = threading.Timer(DEADLINE, self._process.kill)
+        self._limit.daemon = True
+        self._limit.start()
 
     def __enter__(self) -> "Child":
         return self
@@ -204,6 +211,7 @@ class Child:
 
     def kill(self) -> list[str]:
         """SIGKILL, which a process cannot do anything about, and the lines that it had printed."""
+        self._limit.cancel()
         self._process.kill()
         rest, _ = self._process.communicate()
         return rest.splitlines()
@@ -214,7 +222,7 @@ class Child:
         Raises:
             RuntimeError: it ended with an error.
         """
-        rest, _ = self._process.communicate(timeout=DEADLINE)
+        rest, _ = self._process.communicate()
         if self._process.returncode:
             raise RuntimeError(f"the process ended with exit code {self._process.returncode}")
         return rest.splitlines()
