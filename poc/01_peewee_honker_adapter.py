@@ -33,8 +33,8 @@ class Pet(Model):
         database = compiler
 
 
-def route(report: Report, options: argparse.Namespace) -> str:
-    with temporary_database() as (database, _):
+def route(report: Report, _: argparse.Namespace) -> str:
+    with temporary_database() as (database, _path):
         with database.transaction() as transaction:
             for model in (Person, Pet):
                 for context in (model._schema._create_table(), *model._schema._create_indexes()):
@@ -50,9 +50,9 @@ def inserting(report: Report, database) -> None:
         transaction.query(*Person.insert(name="Bo").sql())
         transaction.query(*Person.insert(name="Ada").sql())
         person = transaction.query("SELECT last_insert_rowid() AS id")[0]["id"]
+        report.show("the last row's id", person)
+        report.must(person == 2, "no last row's id")
         transaction.query(*Pet.insert(owner=person, name="Rex").sql())
-    report.show("the last row's id", person)
-    report.must(person == 2, "no last row's id")
 
 
 def naming(report: Report, database) -> None:

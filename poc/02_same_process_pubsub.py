@@ -1,14 +1,14 @@
 """Does a notification reach a listener of the same process, and how fast?
 
-One event loop commits a notification, waits until a listener on that loop has it, and commits the next: the time from the return of
-the commit to the listener's next step, `--iterations` times.
+One event loop commits a notification, waits until a listener on that loop has it, and commits the next. Measured is the time
+from the return of the commit to the listener's next step, `--iterations` times.
 
 Fails (exit code 1) if
 - a notification is lost, comes twice, or out of order;
 - the median is above 10 ms.
 
-Honker's watcher looks at the file every millisecond. A commit just after a look waits the longest, and so is each commit here, since
-it follows the delivery of the one before: a program that commits at random moments sees about half a millisecond less.
+Honker's watcher looks at the file every millisecond. Each commit here follows the delivery of the one before, so it comes
+just after a look and waits the longest: a program that commits at random moments sees about half a millisecond less.
 """
 
 import argparse

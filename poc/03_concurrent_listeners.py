@@ -1,15 +1,16 @@
 """Do two listeners and a stream subscription work side by side on one event loop?
 
-Two `listen()` channels and one `Stream.subscribe` share a loop. A thread commits to all three in one transaction, `--events` times.
-First all receivers are quick; then one listener takes a second over its first notification.
+Two `listen()` channels and one `Stream.subscribe` share a loop. A thread commits to all three in one transaction, `--events`
+times. First all receivers are quick; then one listener takes a second over its first notification.
 
 Fails (exit code 1) if
 - one of them loses an event, gets one twice, or out of order;
 - the slow receiver holds up another, or the loop;
 - the loop stands still for longer than half a second while they work.
 
-Measured as well, and no condition: what another process's write lock does to the loop. Honker reads a stream in a write transaction
-and keeps Python's interpreter lock while it waits for one, so a stream subscription stops the loop for as long as it waits.
+Measured as well, and no condition: what another process's write lock does to the loop. Honker reads a stream in
+a write transaction and keeps Python's interpreter lock while it waits for one, so a stream subscription stops the loop for
+as long as it waits.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Do rows and notifications commit and roll back together?
 
-A listener in this process, a listener and a stream subscription in another one hear of what one writer does. What must not be heard
-is followed by a marker that commits: notifications come in order, so who has heard the marker would have heard what was before it.
+A listener in this process, a listener and a stream subscription in another one hear of what one writer does. What must not
+be heard is followed by a marker that commits: notifications come in order, so who has heard the marker would have heard what
+was before it.
 
 Fails (exit code 1) if anything is heard
 - before its commit, or not at all after it;
@@ -119,7 +120,7 @@ def savepoint_released(shop: Shop) -> None:
         transaction.execute("RELEASE s")
 
 
-def killed_before_commit(shop: Shop, path: str) -> None:
+def killed_before_commit(path: str) -> None:
     with Child(WRITER, path, 0, "waits in the transaction") as writer:
         assert writer.line() == "open"
 
@@ -171,15 +172,14 @@ def open_for_a_while(shop: Shop) -> list[str]:
     with shop.database.transaction() as transaction:
         shop.write(transaction, "held open", lasts=True)
         time.sleep(0.2)
-        early = [*shop.ears.heard]
-    return early
+        return [*shop.ears.heard]
 
 
 def story(shop: Shop, path: str, kills: int) -> int:
     for number, chapter in enumerate([commits, rolls_back, raises, savepoint_rolled_back, savepoint_released]):
         chapter(shop)
         shop.marker(f"marker {number}")
-    killed_before_commit(shop, path)
+    killed_before_commit(path)
     shop.marker("marker after the kill")
     written = killed_at_random(shop, path, kills)
     shop.marker("the end")

@@ -1,7 +1,7 @@
 """Does a named stream consumer of Honker go on where it stopped, after SIGKILL too?
 
-A consumer process writes each event that it handles into a table, and is killed again and again while events come; the last one is
-asked to stop and the events that are then still open are handled by a new one. Three ways to save the consumer's place:
+A consumer process writes each event that it handles into a table, and is killed again and again while events come; the last
+one is asked to stop, and a new one handles what is then still open. Three ways to save the consumer's place:
 - `subscribe(consumer)`, as it comes: Honker saves every 1,000 events or every second, before it gives out the next event;
 - `subscribe(consumer, save_every_n=1)`: before each next event;
 - by hand, in the transaction of the work: `subscribe(consumer, save_every_n=0, save_every_s=0)` and
@@ -16,6 +16,7 @@ Measured as well, and no condition: a stop without a kill, and two processes wit
 """
 
 import argparse
+import itertools
 import random
 import sys
 
@@ -97,7 +98,7 @@ def killed_again_and_again(database, path: str, way: str, kills: int, events: in
 
 def runs(numbers: list[int]) -> int:
     """How many ascending runs the numbers make: one, and one more for each time that something was handled again."""
-    return 1 + sum(later != earlier + 1 for earlier, later in zip(numbers, numbers[1:], strict=False))
+    return 1 + sum(later != earlier + 1 for earlier, later in itertools.pairwise(numbers))
 
 
 def two_with_one_name(database, path: str, events: int) -> int:
@@ -134,8 +135,8 @@ def measure(report: Report, options: argparse.Namespace) -> str:
         both = two_with_one_name(database, path, 100)
     report.show("\ntwo processes with one name: handled by both", f"{both} of 100 events")
     return (
-        "YES: nothing is lost. What was handled since the last save comes again, after a plain stop too; exactly once in effect when "
-        "place and work commit together. One name does not keep a second process out: that needs a lock."
+        "YES: nothing is lost. What was handled since the last save comes again, after a plain stop too; exactly once in\n"
+        "effect when place and work commit together. One name does not keep a second process out: that needs a lock."
     )
 
 

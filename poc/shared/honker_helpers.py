@@ -1,7 +1,7 @@
 """Set-up and tear-down that the proofs of concept share; no proof of its own.
 
-`prove` runs a proof: command line, report, exit code. `temporary_database` gives a file opened by Honker, `Child` a process that is
-always ended, `Ears` a thread that listens, `ended` the end of a program's tasks.
+`prove` runs a proof: command line, report, exit code. `temporary_database` gives a file opened by Honker, `Child` a process
+that is always ended, `Ears` a thread that listens, `ended` the end of a program's tasks.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
@@ -55,19 +56,24 @@ class Report:
 def prove(proof: Callable[[Report, argparse.Namespace], str], about: str | None, **options: tuple[int, str]) -> int:
     """Run a proof, print its answer, and give the exit code: 0 when every condition held, 1 when one did not.
 
-    A proof returns its answer in a sentence. `options` are whole numbers that the command line can change: name=(default, help).
+    A proof returns its answer in a sentence. `options` are whole numbers for the command line: name=(default, help).
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, (default, text) in options.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default: {default})")
     arguments = parser.parse_args()
     report = Report()
+    report.show((about or "").split("\n")[0] + "\n")
     started = time.monotonic()
+    answer = ""
     try:
         answer = proof(report, arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:  # an answer too, and what failed before it is said with it
+        traceback.print_exc()
+        report.failures.append(f"broke off with {type(error).__name__}: {error}")
     print(f"\n{'NO: ' + '; '.join(report.failures) if report.failures else answer}")
     print(f"({versions()}; {time.monotonic() - started:.1f} s)")
     return FAILED if report.failures else 0
@@ -124,8 +130,8 @@ def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) ->
 async def ended(*coroutines: Any) -> AsyncIterator[list["asyncio.Task[Any]"]]:
     """Tasks that have ended when the block is left.
 
-    Cancelled again until they have: Honker's iterators wait with asyncio.wait_for, which on Python 3.11 can swallow a cancellation,
-    and asyncio.run, which cancels once, would then wait for ever.
+    Cancelled again until they have: Honker's iterators wait with asyncio.wait_for, which on Python 3.11 can swallow a
+    cancellation, and asyncio.run, which cancels once, would then wait for ever.
     """
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
