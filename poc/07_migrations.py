@@ -1,8 +1,9 @@
 """Do Peewee's migrations work through HonkerDatabase, on tables with data and with foreign keys on?
 
 SQLite can add, rename and drop a column by itself. For the rest, and for a new column that is not null, playhouse.migrate
-makes the table anew: it copies the rows, drops the old table and renames the new one. Each step below runs on a fresh file of
-authors and books (ON DELETE CASCADE) with indexes and a trigger, by HonkerDatabase and by SqliteDatabase with the same pragmas.
+makes the table anew: it copies the rows, drops the old table and renames the new one. Each step below runs on a fresh file
+of authors and books (ON DELETE CASCADE) with indexes and a trigger, by HonkerDatabase and by SqliteDatabase with the same
+pragmas.
 
 Fails (exit code 1) if, within `migrator.migration_context()`, which is how Peewee says to migrate,
 - a row is lost or changed, a foreign key broken, or enforcement not back on afterwards;
@@ -297,8 +298,8 @@ def measure(report: Report, _: argparse.Namespace) -> str:
         for part in (each_step, with_a_view, outside_of_context, undone, runner, beside_a_bus):
             part(report, folder)
     return (
-        "YES, within migration_context(). A table made anew loses its triggers and AUTOINCREMENT's counter: make the triggers\n"
-        "again. Outside of it foreign keys are on, and making a parent's table anew deletes the rows that refer to it."
+        "YES, within migration_context(). A table made anew loses its triggers and AUTOINCREMENT's counter: make the\n"
+        "triggers again. Outside of it foreign keys are on: making a parent's table anew deletes the rows that refer to it."
     )
 
 

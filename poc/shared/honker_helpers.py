@@ -137,13 +137,19 @@ async def ended(*coroutines: Any) -> AsyncIterator[list["asyncio.Task[Any]"]]:
     try:
         yield tasks
     finally:
+        interrupted: asyncio.CancelledError | None = None
         while pending := [task for task in tasks if not task.done()]:
             for task in pending:
                 task.cancel()
-            await asyncio.wait(pending, timeout=0.05)
+            try:
+                await asyncio.wait(pending, timeout=0.05)
+            except asyncio.CancelledError as error:  # Ctrl-C just now: the tasks end first
+                interrupted = error
         for task in tasks:
-            if not task.cancelled() and (error := task.exception()):
-                raise error
+            if not task.cancelled() and (failure := task.exception()):
+                raise failure
+        if interrupted:
+            raise interrupted
 
 
 class Ears:
