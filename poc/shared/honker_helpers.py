@@ -10,6 +10,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import honker
 
@@ -65,8 +66,9 @@ def prove(proof: Callable[[Report, argparse.Namespace], str], about: str | None,
     report = Report()
     report.show((about or "").split("\n")[0] + "\n")
     started = time.monotonic()
-    answer = ""
+    answer = measured_with = ""
     try:
+        measured_with = versions()
         answer = proof(report, arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -74,8 +76,11 @@ def prove(proof: Callable[[Report, argparse.Namespace], str], about: str | None,
     except Exception as error:  # an answer too, and what failed before it is said with it
         traceback.print_exc()
         report.failures.append(f"broke off with {type(error).__name__}: {error}")
+    finally:
+        for child in list(Child.alive):  # Ctrl-C between a child's start and its `with`
+            child.kill()
     print(f"\n{'NO: ' + '; '.join(report.failures) if report.failures else answer}")
-    print(f"({versions()}; {time.monotonic() - started:.1f} s)")
+    print(f"({measured_with}; {time.monotonic() - started:.1f} s)")
     return FAILED if report.failures else 0
 
 
@@ -189,13 +194,26 @@ class Child:
     It is killed when it has lived for `DEADLINE`, so that waiting for a line that never comes ends with an error.
     """
 
+    alive: ClassVar[set["Child"]] = set()
+
     def __init__(self, code: str, *arguments: object) -> None:
         command = [sys.executable, "-u", "-c", textwrap.dedent(code), *map(str, arguments)]
-        # In a group of its own: Ctrl-C is for the parent, which ends the child.
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0)
-        self._limit = threading.Timer(DEADLINE, self._process.kill)
-        self._limit.daemon = True
-        self._limit.start()
+        # In a group of its own: Ctrl-C is for the parent, which ends the child; and not just while it starts it.
+        interrupted: list[object] = []
+        handler = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+            )
+            self._limit = threading.Timer(DEADLINE, self._process.kill)
+            self._limit.daemon = True
+            self._limit.start()
+            self.alive.add(self)
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        if interrupted:
+            self.kill()
+            raise KeyboardInterrupt
 
     def __enter__(self) -> "Child":
         return self
@@ -223,6 +241,7 @@ class Child:
 
     def kill(self) -> list[str]:
         """SIGKILL, which a process cannot do anything about, and the lines that it had printed."""
+        self.alive.discard(self)
         self._limit.cancel()
         self._process.kill()
         rest, _ = self._process.communicate()
