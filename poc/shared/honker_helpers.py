@@ -64,10 +64,10 @@ def prove(proof: Callable[[Report, argparse.Namespace], str], about: str | None,
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default: {default})")
     arguments = parser.parse_args()
     report = Report()
-    report.show((about or "").split("\n")[0] + "\n")
     started = time.monotonic()
     answer = measured_with = ""
     try:
+        report.show((about or "").split("\n")[0] + "\n")
         measured_with = versions()
         answer = proof(report, arguments)
     except KeyboardInterrupt:
