@@ -62,8 +62,10 @@ class Round:
         """How long the loop takes to come back to a task that sleeps for a millisecond."""
         while True:
             begun = time.perf_counter()
-            await asyncio.sleep(0.001)
-            self.gaps.append(time.perf_counter() - begun)
+            try:
+                await asyncio.sleep(0.001)
+            finally:  # when it is cancelled, too: the loop may have stood still until the end
+                self.gaps.append(time.perf_counter() - begun)
 
     def publish(self) -> None:
         stream = self.database.stream("c")
