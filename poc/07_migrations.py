@@ -12,17 +12,28 @@ Fails (exit code 1) if, within `migrator.migration_context()`, which is how Peew
 - playhouse.migrations (up, down, generate) or schema_diff do not lead to the models' schema;
 - a bus that listens in another process during all that misses a write after it.
 
-Said as well, and no condition: what a table made anew loses, with SqliteDatabase too, and what happens outside of
-`migration_context()`: foreign keys are always on in Honker, and dropping a table deletes its rows, which cascades.
+Said as well, and no condition: what a table made anew loses, with SqliteDatabase too; what happens outside of
+`migration_context()`: foreign keys are on by default in Honker, and dropping a table deletes its rows, which cascades; and what
+another thread may write while they are off.
 """
 
 import argparse
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
-from peewee import CharField, ForeignKeyField, IntegerField, Model, OperationalError, SqliteDatabase, TextField
+from peewee import (
+    CharField,
+    ForeignKeyField,
+    IntegerField,
+    IntegrityError,
+    Model,
+    OperationalError,
+    SqliteDatabase,
+    TextField,
+)
 from playhouse import migrations, schema_diff
 from playhouse.migrate import SqliteMigrator
 from shared.honker_helpers import Child, Report, prove, temporary_path
@@ -213,6 +224,29 @@ def undone(report: Report, folder: str) -> None:
         report.must(same and case.database.pragma("foreign_keys") == 1, "a migration that raised left something behind")
 
 
+def another_thread(report: Report, folder: str) -> None:
+    """What a thread may write while foreign keys are off for a migration."""
+    outcomes = []
+    for make in (honker, stock):
+
+        def orphan() -> None:
+            try:
+                case.database.execute_sql("INSERT INTO book (author_id, title) VALUES (77, 'orphan')")
+                outcomes.append("accepted")
+            except IntegrityError:
+                outcomes.append("refused")
+            case.database.close()
+
+        with (
+            Case(make, os.path.join(folder, f"thread-{make.__name__}.db")) as case,
+            case.migrator.migration_context(atomic=False),
+        ):
+            thread = threading.Thread(target=orphan)
+            thread.start()
+            thread.join()
+    report.show("\nmeanwhile, in another thread, a book of no author is", f"{outcomes[0]} (SqliteDatabase: {outcomes[1]})")
+
+
 def runner(report: Report, folder: str) -> None:
     """playhouse.migrations: a script made from the difference to the models, up and down."""
 
@@ -295,7 +329,7 @@ def beside_a_bus(report: Report, folder: str) -> None:
 def measure(report: Report, _: argparse.Namespace) -> str:
     with temporary_path() as path:
         folder = os.path.dirname(path)
-        for part in (each_step, with_a_view, outside_of_context, undone, runner, beside_a_bus):
+        for part in (each_step, with_a_view, outside_of_context, another_thread, undone, runner, beside_a_bus):
             part(report, folder)
     return (
         "YES, within migration_context(). A table made anew loses its triggers and AUTOINCREMENT's counter: make the\n"
