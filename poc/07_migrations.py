@@ -13,8 +13,8 @@ Fails (exit code 1) if, within `migrator.migration_context()`, which is how Peew
 - a bus that listens in another process during all that misses a write after it.
 
 Said as well, and no condition: what a table made anew loses, with SqliteDatabase too; what happens outside of
-`migration_context()`: foreign keys are on by default in Honker, and dropping a table deletes its rows, which cascades; and what
-another thread may write while they are off.
+`migration_context()`: foreign keys are on by default in Honker, and dropping a table deletes its rows, which cascades; and
+what another thread may write while they are off.
 """
 
 import argparse
