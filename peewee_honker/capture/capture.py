@@ -1,0 +1,335 @@
+"""Installing a capture: its triggers in the database's file, and a note there of what they were made from."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import peewee
+
+from peewee_honker.capture.forms import literal, quoted
+from peewee_honker.capture.table import read_table
+from peewee_honker.capture.transaction import TRANSACTION_TABLE
+from peewee_honker.capture.triggers import REPLACED, Spec, trigger_names, triggers
+from peewee_honker.capture.where import condition
+from peewee_honker.database import HonkerDatabase
+from peewee_honker.errors import HonkerError
+
+__all__ = ["OPERATIONS", "Capture", "Installed", "create_tables", "installed_captures", "suspended", "uninstall"]
+
+logger = logging.getLogger("peewee_honker.capture")
+
+OPERATIONS = ("insert", "update", "delete")
+_VERSION = 1  # of what the triggers write, and where
+_CAPTURES = "_honker_peewee_captures"
+_TABLES = (
+    f"""CREATE TABLE IF NOT EXISTS {{schema}}.{_CAPTURES} (
+        name TEXT PRIMARY KEY, table_name TEXT NOT NULL, version INTEGER NOT NULL, fingerprint TEXT NOT NULL,
+        options TEXT NOT NULL) WITHOUT ROWID""",
+    f"""CREATE TABLE IF NOT EXISTS {{schema}}.{REPLACED} (
+        capture TEXT NOT NULL, key INTEGER NOT NULL, value, row, id TEXT, payload TEXT NOT NULL,
+        PRIMARY KEY (capture, key, value, row)) WITHOUT ROWID""",
+    f"CREATE INDEX IF NOT EXISTS {{schema}}.{REPLACED}_row ON {REPLACED} (capture, row)",
+    TRANSACTION_TABLE,
+)
+
+
+class Capture:
+    """Every committed change of a model's table as an event, whoever writes it: Peewee, raw SQL, another program.
+
+    Arguments:
+        model: a Peewee model on an ordinary table; it needs no signals.
+        operations: which of `insert`, `update` and `delete` become events.
+        columns: the names of the fields in the payload; by default all.
+        exclude: names of fields that are left out of it, so that their values never leave the table.
+        old_values: give updates `changes`: of each changed field its old and its new value.
+        where: an expression over the model's fields. Rows for which it does not hold are as if they were not there: an
+            update that makes it hold is an insert, one after which it no longer holds a delete.
+        durable: write into a stream instead of notifications.
+        stream: the stream's name; by default the table's.
+        channel: the events' types, and the channels of notifications; `{table}` is the model's table, `{operation}`
+            `saved` or `deleted`.
+        name: the capture's name in its file, where a table has several; by default the table's.
+
+    Guarantee: an event is written by a trigger, in the transaction of its change and in the order of the changes; it commits
+    or rolls back with it, savepoints included. An update that changes no captured field has no event; one that changes the
+    primary key is a delete under the old key and an insert under the new one; a row that `OR REPLACE` deletes is a delete.
+
+    Raises ValueError for an operation or a field that there is not, or when nothing would be captured.
+    """
+
+    def __init__(
+        self,
+        model: type[peewee.Model],
+        *,
+        operations: Iterable[str] = OPERATIONS,
+        columns: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        old_values: bool = False,
+        where: Any = None,
+        durable: bool = False,
+        stream: str | None = None,
+        channel: str = "{table}.{operation}",
+        name: str | None = None,
+    ) -> None:
+        meta = model._meta
+        table: str = meta.table_name
+        self.model = model
+        self.operations = tuple(operation for operation in OPERATIONS if operation in set(operations))
+        unknown = set(operations) - set(OPERATIONS)
+        if unknown or not self.operations:
+            raise ValueError(f"operations are of {', '.join(OPERATIONS)}, not {', '.join(sorted(unknown)) or 'none'}")
+        wanted = None if columns is None else tuple(columns)
+        exclude = frozenset(exclude)
+        for field in (*(wanted or ()), *exclude):
+            if field not in meta.fields or not isinstance(meta.fields[field], peewee.Field):
+                raise ValueError(
+                    f"{model.__name__} has no field {field!r} to {'exclude' if field in exclude else 'capture'}"
+                )
+        self.fields = tuple(
+            field.name
+            for field in meta.sorted_fields
+            if field.name not in exclude and (wanted is None or field.name in wanted)
+        )
+        if stream is not None and not durable:
+            raise ValueError("a stream is for durable events: durable=True")
+        self.name = name or table
+        self.old_values = old_values
+        self.durable = durable
+        self.stream_name = stream or table
+        self.type_saved, self.type_deleted = (channel.format(table=table, operation=did) for did in ("saved", "deleted"))
+        self._where = where
+
+    @property
+    def schema(self) -> str:
+        """The attached database that the table is in: `main`, or the model's `Meta.schema`."""
+        return self.model._meta.schema or "main"
+
+    def install(self, database: HonkerDatabase | None = None) -> bool:
+        """Make the triggers where they are missing, and make them anew where they are of another version of this package,
+        of other options, or of other columns or unique keys of the table. Nothing when they are current.
+
+        Arguments:
+            database: where; by default the model's database.
+
+        Returns whether anything was made. It is one transaction, or part of the open one. Raises
+        `peewee.OperationalError` without the table, ValueError when it lacks a field's column or is no ordinary table.
+        """
+        database = self._database(database)
+        if self.is_current(database):
+            return False
+        with database.atomic():
+            self._make_our_tables(database)
+            wanted, known = self._triggers(database), self._recorded(database)
+            why = self._why(database, wanted, known)
+            if why is None:  # another process was faster
+                return False
+            self._drop(database)
+            prefix = f"CREATE TRIGGER {quoted(self.schema)}."
+            for body in wanted.values():
+                database.execute_sql(prefix + body)
+            database.execute_sql(
+                f"INSERT INTO {quoted(self.schema)}.{_CAPTURES} VALUES (?, ?, ?, ?, ?)",
+                (self.name, self.model._meta.table_name, _VERSION, _fingerprint(wanted), json.dumps(self._options())),
+            )
+        logger.info("capture %s of table %s installed: %s", self.name, self.model._meta.table_name, why)
+        return True
+
+    def uninstall(self, database: HonkerDatabase | None = None) -> bool:
+        """Drop the triggers and forget the capture; events that were written stay. Returns whether there was anything."""
+        return uninstall(self.name, self._database(database), self.schema)
+
+    def is_current(self, database: HonkerDatabase | None = None) -> bool:
+        """Whether what is installed is of this version of the package, these options, and the table as it is now.
+
+        Reads only. Raises as `install` does.
+        """
+        database = self._database(database)
+        return self._why(database, self._triggers(database), self._recorded(database)) is None
+
+    def _database(self, database: HonkerDatabase | None) -> HonkerDatabase:
+        found = database if database is not None else self.model._meta.database
+        if isinstance(found, peewee.Proxy):
+            found = found.obj
+        if not isinstance(found, HonkerDatabase):
+            raise TypeError(f"a capture is installed in a HonkerDatabase, not {type(found).__name__}")
+        return found
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "operations": self.operations,
+            "fields": self.fields,
+            "old_values": self.old_values,
+            "durable": self.durable,
+            "stream": self.stream_name if self.durable else None,
+            "types": [self.type_saved, self.type_deleted],
+        }
+
+    def _triggers(self, database: HonkerDatabase) -> dict[str, str]:
+        meta = self.model._meta
+        table = read_table(database, meta.table_name, self.schema)
+        there = {column.lower() for column in table.columns}
+        key = meta.primary_key
+        # a composite key names its fields; peewee says False for no key
+        names = key.field_names if isinstance(key, peewee.CompositeKey) else [key.name] if key else []
+        fields = tuple(meta.fields[name] for name in self.fields)
+        keys = tuple(meta.fields[name] for name in names)
+        for field in (*fields, *keys):
+            if field.column_name.lower() not in there:
+                raise ValueError(f"table {table.name} has no column {field.column_name!r} for {field!r}: migrate it first")
+        spec = Spec(
+            self.name,
+            fields,
+            keys,
+            frozenset(self.operations),
+            self.old_values,
+            lambda row: condition(database, self.model, self._where, row),
+            self.stream_name if self.durable else None,
+            self.type_saved,
+            self.type_deleted,
+        )
+        return triggers(spec, table)
+
+    def _why(self, database: HonkerDatabase, wanted: dict[str, str], known: tuple[int, str] | None) -> str | None:
+        """Why the triggers have to be made, or None."""
+        if known is None:
+            return "it was not there"
+        if known[0] != _VERSION:
+            return f"it was of version {known[0]}"
+        if known[1] != _fingerprint(wanted):
+            return "its options, or the table's columns or unique keys, have changed"
+        found = dict(_triggers_there(database, self.schema, self.name))
+        if found != {name: f"CREATE TRIGGER {body}" for name, body in wanted.items()}:
+            return "its triggers were dropped or changed, as when the table is made anew"
+        return None
+
+    def _recorded(self, database: HonkerDatabase) -> tuple[int, str] | None:
+        if not _has_table(database, self.schema, _CAPTURES):
+            return None
+        rows = _rows(
+            database, f"SELECT version, fingerprint FROM {quoted(self.schema)}.{_CAPTURES} WHERE name = ?", self.name
+        )
+        return rows[0] if rows else None
+
+    def _make_our_tables(self, database: HonkerDatabase) -> None:
+        target = "_honker_stream" if self.durable else "_honker_notifications"
+        if not _has_table(database, self.schema, target):
+            raise HonkerError(
+                f"database {self.schema} has no table {target}, into which the triggers write: "
+                "open its file once by HonkerDatabase(path).connect()"
+            )
+        for table in _TABLES:
+            database.execute_sql(table.format(schema=quoted(self.schema)))
+
+    def _drop(self, database: HonkerDatabase) -> None:
+        _drop(database, self.schema, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A capture as a file tells of it: its name, its table, what version made it, its options, and whether its triggers are
+    there (a table that is dropped takes them along)."""
+
+    name: str
+    table: str
+    version: int
+    options: dict[str, Any]
+    complete: bool
+
+
+def installed_captures(database: HonkerDatabase, schema: str = "main") -> list[Installed]:
+    """The captures that a file knows of, by name."""
+    if not _has_table(database, schema, _CAPTURES):
+        return []
+    rows = _rows(database, f"SELECT name, table_name, version, options FROM {quoted(schema)}.{_CAPTURES} ORDER BY name")
+    return [
+        Installed(name, table, version, json.loads(options), bool(_triggers_there(database, schema, name)))
+        for name, table, version, options in rows
+    ]
+
+
+def uninstall(name: str, database: HonkerDatabase, schema: str = "main") -> bool:
+    """Remove a capture by its name, also one whose model is no longer. Returns whether there was anything."""
+    if not _has_table(database, schema, _CAPTURES):
+        return False
+    with database.atomic():
+        return _drop(database, schema, name)
+
+
+def create_tables(captures: Iterable[Capture], database: HonkerDatabase | None = None, **options: Any) -> None:
+    """Create the tables of the captures' models where they are missing, and install the captures, as one transaction.
+
+    Arguments:
+        captures: the captures.
+        database: where; by default each model's database.
+        options: for `Database.create_tables`.
+    """
+    by_database: dict[HonkerDatabase, list[Capture]] = {}
+    for capture in captures:
+        by_database.setdefault(capture._database(database), []).append(capture)
+    for target, theirs in by_database.items():
+        with target.atomic(), target.bind_ctx([capture.model for capture in theirs]):
+            target.create_tables([capture.model for capture in theirs], **options)
+            for capture in theirs:
+                capture.install(target)
+
+
+@contextmanager
+def suspended(captures: Iterable[Capture], database: HonkerDatabase | None = None) -> Iterator[None]:
+    """Take captures away while a migration changes their tables, and install them again behind it.
+
+        with suspended([orders]), db.atomic():
+            migrate(migrator.drop_column("order", "note"))
+
+    SQLite refuses to drop or change a column that a trigger uses, and a table that is made anew loses its triggers. What
+    is written meanwhile is no event: nothing can be, by others, while the block holds a transaction.
+
+    The captures are installed as the models say at the block's end, also when it raises; what is then raised by the
+    installation (the table is not as its model) is logged, since the block's own error is the one to know.
+    """
+    targets = [(capture, capture._database(database)) for capture in captures]
+    for capture, target in targets:
+        capture.uninstall(target)
+    try:
+        yield
+    except BaseException:
+        for capture, target in targets:
+            try:
+                capture.install(target)
+            except (peewee.PeeweeException, ValueError):
+                logger.exception("capture %s is not installed after a migration that failed", capture.name)
+        raise
+    for capture, target in targets:
+        capture.install(target)
+
+
+def _fingerprint(triggers: dict[str, str]) -> str:
+    return hashlib.sha256("\n".join(triggers.values()).encode()).hexdigest()
+
+
+def _drop(database: HonkerDatabase, schema: str, name: str) -> bool:
+    there = _triggers_there(database, schema, name)
+    for trigger, _sql in there:
+        database.execute_sql(f"DROP TRIGGER {quoted(schema)}.{quoted(trigger)}")
+    database.execute_sql(f"DELETE FROM {quoted(schema)}.{REPLACED} WHERE capture = ?", (name,))
+    cursor: Any = database.execute_sql(f"DELETE FROM {quoted(schema)}.{_CAPTURES} WHERE name = ?", (name,))
+    return bool(there or cursor.rowcount)
+
+
+def _triggers_there(database: HonkerDatabase, schema: str, name: str) -> list[tuple[str, str]]:
+    names = ", ".join(literal(trigger) for trigger in trigger_names(name))
+    return _rows(
+        database, f"SELECT name, sql FROM {quoted(schema)}.sqlite_master WHERE type = 'trigger' AND name IN ({names})"
+    )
+
+
+def _has_table(database: HonkerDatabase, schema: str, name: str) -> bool:
+    return bool(_rows(database, f"SELECT 1 FROM {quoted(schema)}.sqlite_master WHERE type = 'table' AND name = ?", name))
+
+
+def _rows(database: HonkerDatabase, sql: str, *values: Any) -> list[Any]:
+    cursor: Any = database.execute_sql(sql, values)
+    return list(cursor.fetchall())

@@ -1,0 +1,241 @@
+"""SQL that gives a column's value as the JSON text which a bridged row's payload has for it.
+
+Triggers run in whatever program writes, so this is plain SQL of any SQLite from 3.38 on: no function to load, no table to
+join. What a field holds in Python is known from its class; what a column really holds is asked of `typeof()`, since SQLite
+lets any program put any type anywhere, and a value of an unexpected type must not break its write.
+"""
+
+from collections.abc import Callable
+
+import peewee
+from playhouse import sqlite_ext
+
+__all__ = ["json_form", "key_form", "literal", "quoted"]
+
+Form = Callable[[str], str]
+
+_ALPHABET = f"x'{b'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/'.hex()}'"
+_BYTES = f"x'{bytes(range(256)).hex()}'"
+_DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
+_CLOCK = "[0-9][0-9]:[0-9][0-9]:[0-9][0-9]"
+
+
+def quoted(name: str) -> str:
+    """A name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Text as an SQL literal, also where it holds the character NUL, at which SQLite would stop reading."""
+    if "\0" in text:
+        return f"CAST(x'{text.encode().hex()}' AS TEXT)"
+    return "'" + text.replace("'", "''") + "'"
+
+
+def json_form(field: peewee.Field, value: str) -> str:
+    """An SQL expression, never NULL: the JSON text of a field's value.
+
+    Arguments:
+        field: the field.
+        value: the SQL that names the value, for instance `NEW."total"`.
+    """
+    field = _referred(field)
+    if isinstance(field, peewee.TimestampField):
+        return _timestamp(value, field)
+    for kind, form in _FORMS:
+        if isinstance(field, kind):
+            return form(value)
+    return _any(value)
+
+
+def key_form(field: peewee.Field, value: str) -> str:
+    """An SQL expression, NULL for NULL: the value of a key's field as text, as `str()` gives it for what Python reads.
+
+    Blobs, for which it gives `b'...'`, are base64 text.
+    """
+    field = _referred(field)
+    if isinstance(field, (peewee.UUIDField, peewee.BinaryUUIDField)):
+        return _uuid_text(value)
+    if isinstance(field, peewee.BooleanField):
+        return f"CASE {value} WHEN 0 THEN 'False' WHEN 1 THEN 'True' ELSE CAST({value} AS TEXT) END"
+    if isinstance(field, (peewee.IntegerField, peewee.CharField, peewee.TextField)):
+        return f"CAST({value} AS TEXT)"
+    number = _decimal_text(value) if isinstance(field, peewee.DecimalField) else _real(value)
+    return f"CASE typeof({value}) WHEN 'blob' THEN {_base64(value)} WHEN 'real' THEN {number} ELSE CAST({value} AS TEXT) END"
+
+
+def _referred(field: peewee.Field) -> peewee.Field:
+    while isinstance(field, peewee.ForeignKeyField):
+        field = field.rel_field
+    return field
+
+
+def _any(value: str) -> str:
+    """A value by its own type. A blob where none belongs is an object, so that no reader takes it for text."""
+    return (
+        f"CASE typeof({value}) WHEN 'real' THEN {_real(value)} "
+        f"""WHEN 'blob' THEN printf('{{"$hex":"%s"}}', hex({value})) ELSE json_quote({value}) END"""
+    )
+
+
+def _real(value: str) -> str:
+    # json_quote() gives 15 digits, two too few; infinity is a number that every reader of JSON rounds to infinity.
+    return f"CASE WHEN abs({value}) < 9e999 THEN printf('%!.17g', {value}) WHEN {value} > 0 THEN '9e999' ELSE '-9e999' END"
+
+
+def _base64(value: str) -> str:
+    """Three bytes, four characters at a time. instr() in the string of all bytes gives a byte's number, and substr() is
+    only taken of blobs, where it does not count characters from the start."""
+    byte = "(instr({0}, substr({1}, i + {2}, 1)) - 1)".format
+    characters = " || ".join(
+        f"substr({_ALPHABET}, 1 + {bits}, 1)" for bits in ("(n >> 18)", "(n >> 12 & 63)", "(n >> 6 & 63)", "(n & 63)")
+    )
+    return (
+        f"ifnull(substr((WITH RECURSIVE w(i) AS (SELECT 1 UNION ALL SELECT i + 3 FROM w WHERE i + 3 <= length({value})) "
+        f"SELECT group_concat({characters}, '') FROM (SELECT {byte(_BYTES, value, 0)} * 65536 "
+        f"+ {byte(_BYTES, value, 1)} * 256 + {byte(_BYTES, value, 2)} AS n FROM w LIMIT -1)), "
+        f"1, (length({value}) * 8 + 5) / 6) "
+        f"|| substr('==', 1, (3 - length({value}) % 3) % 3), '')"
+    )
+
+
+def _blob(value: str) -> str:
+    return (
+        f"CASE typeof({value}) WHEN 'blob' THEN '\"' || {_base64(value)} || '\"' "
+        f"WHEN 'real' THEN {_real(value)} ELSE json_quote({value}) END"
+    )
+
+
+def _boolean(value: str) -> str:
+    return (
+        f"CASE typeof({value}) WHEN 'integer' THEN CASE {value} WHEN 0 THEN 'false' ELSE 'true' END ELSE {_any(value)} END"
+    )
+
+
+def _decimal_text(value: str) -> str:
+    """The shortest decimal that is the REAL, as `str(Decimal(str(number)))` writes it."""
+    digits = [f"printf('%!.{digits}g', {value})" for digits in (15, 16, 17)]
+    small = f"rtrim(printf(CASE WHEN abs({value}) < 1e-5 THEN '%.20f' ELSE '%.19f' END, {value}), '0')"
+    shortest = (
+        f"CASE WHEN CAST({digits[0]} AS REAL) = {value} THEN {digits[0]} "
+        f"WHEN CAST({digits[1]} AS REAL) = {value} THEN {digits[1]} ELSE {digits[2]} END"
+    )
+    return (
+        f"CASE WHEN abs({value}) >= 1e-6 AND abs({value}) < 1e-4 AND CAST({small} AS REAL) = {value} THEN {small} "
+        f"WHEN abs({value}) = 9e999 THEN CASE WHEN {value} > 0 THEN 'Infinity' ELSE '-Infinity' END "
+        f"ELSE replace(upper(replace({shortest}, '.0e', 'e')), 'E-0', 'E-') END"
+    )
+
+
+def _decimal(value: str) -> str:
+    return (
+        f"CASE typeof({value}) WHEN 'real' THEN '\"' || {_decimal_text(value)} || '\"' "
+        f"WHEN 'integer' THEN '\"' || {value} || '\"' ELSE {_any(value)} END"
+    )
+
+
+def _fraction(value: str, place: int) -> str:
+    """What follows the seconds at `place`: a fraction as Python writes it, six digits or none; anything else as it is."""
+    tail = f"substr({value}, {place + 1})"
+    return (
+        f"CASE WHEN substr({value}, {place}, 1) = '.' AND length({value}) BETWEEN {place + 1} AND {place + 6} "
+        f"AND {tail} NOT GLOB '*[^0-9]*' THEN "
+        f"CASE WHEN ltrim({tail}, '0') = '' THEN '' ELSE substr(substr({value}, {place}) || '00000', 1, 7) END "
+        f"ELSE substr({value}, {place}) END"
+    )
+
+
+def _text(value: str, *cases: tuple[str, str]) -> str:
+    """The first of the (pattern, JSON) pairs that a text matches; else the value as it is."""
+    forms = " ".join(f"WHEN {value} GLOB '{pattern}' THEN {form}" for pattern, form in cases)
+    return f"CASE typeof({value}) WHEN 'text' THEN CASE {forms} ELSE json_quote({value}) END ELSE {_any(value)} END"
+
+
+def _date_time(value: str) -> str:
+    return _text(
+        value,
+        (
+            f"{_DATE} {_CLOCK}*",
+            f"json_quote(substr({value}, 1, 10) || 'T' || substr({value}, 12, 8) || {_fraction(value, 20)})",
+        ),
+        (_DATE, f"json_quote({value} || 'T00:00:00')"),
+    )
+
+
+def _date(value: str) -> str:
+    return _text(value, (f"{_DATE} *", f"json_quote(substr({value}, 1, 10))"))
+
+
+def _time(value: str) -> str:
+    return _text(
+        value,
+        (f"{_CLOCK}*", f"json_quote(substr({value}, 1, 8) || {_fraction(value, 9)})"),
+        ("[0-9][0-9]:[0-9][0-9]", f"json_quote({value} || ':00')"),
+    )
+
+
+def _timestamp(value: str, field: peewee.TimestampField) -> str:
+    place = "'unixepoch'" if field.utc else "'unixepoch', 'localtime'"
+    ticks = int(field.resolution)
+    rest = f"(({value} % {ticks} + {ticks}) % {ticks})"
+    seconds = value if ticks == 1 else f"({value} - {rest}) / {ticks}"
+    text = f"strftime('%Y-%m-%dT%H:%M:%S', {seconds}, {place})"
+    if ticks > 1:
+        text += f" || CASE {rest} WHEN 0 THEN '' ELSE printf('.%06d', {rest} * {1_000_000 // ticks}) END"
+    return f"CASE typeof({value}) WHEN 'integer' THEN ifnull('\"' || {text} || '\"', {value}) ELSE {_any(value)} END"
+
+
+def _uuid_text(value: str) -> str:
+    def dashed(text: str) -> str:
+        parts = [(1, 8), (9, 4), (13, 4), (17, 4), (21, 12)]
+        pieces = [f"substr({text}, {start}, {length})" for start, length in parts]
+        joined = " || '-' || ".join(pieces)
+        return f"lower({joined})"
+
+    return (
+        f"CASE WHEN typeof({value}) = 'blob' AND length({value}) = 16 THEN {dashed(f'hex({value})')} "
+        f"WHEN length({value}) = 32 THEN {dashed(value)} WHEN length({value}) = 36 THEN lower({value}) "
+        f"ELSE CAST({value} AS TEXT) END"
+    )
+
+
+def _uuid(value: str) -> str:
+    text = f"typeof({value}) = 'text' OR typeof({value}) = 'blob' AND length({value}) = 16"
+    return f"CASE WHEN {text} THEN json_quote({_uuid_text(value)}) ELSE {_any(value)} END"
+
+
+def _json(value: str) -> str:
+    return f"CASE WHEN typeof({value}) = 'text' AND json_valid({value}) THEN {value} ELSE {_any(value)} END"
+
+
+def _jsonb(value: str) -> str:
+    # 8 asks for a strict check: json() of anything less would fail, and the write with it.
+    return (
+        f"CASE typeof({value}) WHEN 'blob' THEN CASE WHEN json_valid({value}, 8) THEN json({value}) ELSE {_any(value)} END "
+        f"ELSE {_json(value)} END"
+    )
+
+
+def _ip(value: str) -> str:
+    bytes_ = ", ".join(f"{value} >> {shift} & 255" for shift in (24, 16, 8, 0))
+    return f"CASE typeof({value}) WHEN 'integer' THEN printf('\"%d.%d.%d.%d\"', {bytes_}) ELSE {_any(value)} END"
+
+
+# The first class that the field is of counts, so subclasses stand before their bases.
+_FORMS: tuple[tuple[type[peewee.Field], Form], ...] = (
+    (sqlite_ext.JSONBField, _jsonb),
+    (sqlite_ext.JSONField, _json),
+    (peewee.JSONField, _json),
+    (peewee.BinaryUUIDField, _uuid),
+    (peewee.UUIDField, _uuid),
+    (peewee.BlobField, _blob),
+    (peewee.BigBitField, _blob),
+    (peewee.BareField, _blob),
+    (peewee.AnyField, _blob),
+    (peewee.BooleanField, _boolean),
+    (peewee.DecimalField, _decimal),
+    (peewee.DateTimeField, _date_time),
+    (peewee.DateField, _date),
+    (peewee.TimeField, _time),
+    (peewee.IPField, _ip),
+)
