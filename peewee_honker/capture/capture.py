@@ -13,7 +13,7 @@ import peewee
 from peewee_honker.capture.forms import literal, quoted
 from peewee_honker.capture.table import read_table
 from peewee_honker.capture.transaction import TRANSACTION_TABLE
-from peewee_honker.capture.triggers import REPLACED, Spec, trigger_names, triggers
+from peewee_honker.capture.triggers import Objects, Spec, names, objects
 from peewee_honker.capture.where import condition
 from peewee_honker.database import HonkerDatabase
 from peewee_honker.errors import HonkerError
@@ -28,11 +28,7 @@ _CAPTURES = "_honker_peewee_captures"
 _TABLES = (
     f"""CREATE TABLE IF NOT EXISTS {{schema}}.{_CAPTURES} (
         name TEXT PRIMARY KEY, table_name TEXT NOT NULL, version INTEGER NOT NULL, fingerprint TEXT NOT NULL,
-        options TEXT NOT NULL) WITHOUT ROWID""",
-    f"""CREATE TABLE IF NOT EXISTS {{schema}}.{REPLACED} (
-        capture TEXT NOT NULL, key INTEGER NOT NULL, value, row, id TEXT, payload TEXT NOT NULL,
-        PRIMARY KEY (capture, key, value, row)) WITHOUT ROWID""",
-    f"CREATE INDEX IF NOT EXISTS {{schema}}.{REPLACED}_row ON {REPLACED} (capture, row)",
+        made INTEGER NOT NULL, options TEXT NOT NULL) WITHOUT ROWID""",
     TRANSACTION_TABLE,
 )
 
@@ -123,17 +119,23 @@ class Capture:
             return False
         with database.atomic():
             self._make_our_tables(database)
-            wanted, known = self._triggers(database), self._recorded(database)
+            wanted, known = self._objects(database), self._recorded(database)
             why = self._why(database, wanted, known)
             if why is None:  # another process was faster
                 return False
             self._drop(database)
-            prefix = f"CREATE TRIGGER {quoted(self.schema)}."
-            for body in wanted.values():
-                database.execute_sql(prefix + body)
+            for (kind, _name), text in wanted.items():
+                database.execute_sql(f"CREATE {kind} {quoted(self.schema)}.{text}")
             database.execute_sql(
-                f"INSERT INTO {quoted(self.schema)}.{_CAPTURES} VALUES (?, ?, ?, ?, ?)",
-                (self.name, self.model._meta.table_name, _VERSION, _fingerprint(wanted), json.dumps(self._options())),
+                f"INSERT INTO {quoted(self.schema)}.{_CAPTURES} VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    self.name,
+                    self.model._meta.table_name,
+                    _VERSION,
+                    _fingerprint(wanted),
+                    len(wanted),
+                    json.dumps(self._options(), ensure_ascii=False),
+                ),
             )
         logger.info("capture %s of table %s installed: %s", self.name, self.model._meta.table_name, why)
         return True
@@ -148,7 +150,7 @@ class Capture:
         Reads only. Raises as `install` does.
         """
         database = self._database(database)
-        return self._why(database, self._triggers(database), self._recorded(database)) is None
+        return self._why(database, self._objects(database), self._recorded(database)) is None
 
     def _database(self, database: HonkerDatabase | None) -> HonkerDatabase:
         found = database if database is not None else self.model._meta.database
@@ -168,7 +170,7 @@ class Capture:
             "types": [self.type_saved, self.type_deleted],
         }
 
-    def _triggers(self, database: HonkerDatabase) -> dict[str, str]:
+    def _objects(self, database: HonkerDatabase) -> Objects:
         meta = self.model._meta
         table = read_table(database, meta.table_name, self.schema)
         there = {column.lower() for column in table.columns}
@@ -191,9 +193,9 @@ class Capture:
             self.type_saved,
             self.type_deleted,
         )
-        return triggers(spec, table)
+        return objects(spec, table)
 
-    def _why(self, database: HonkerDatabase, wanted: dict[str, str], known: tuple[int, str] | None) -> str | None:
+    def _why(self, database: HonkerDatabase, wanted: Objects, known: tuple[int, str] | None) -> str | None:
         """Why the triggers have to be made, or None."""
         if known is None:
             return "it was not there"
@@ -201,8 +203,9 @@ class Capture:
             return f"it was of version {known[0]}"
         if known[1] != _fingerprint(wanted):
             return "its options, or the table's columns or unique keys, have changed"
-        found = dict(_triggers_there(database, self.schema, self.name))
-        if found != {name: f"CREATE TRIGGER {body}" for name, body in wanted.items()}:
+        if _there(database, self.schema, self.name) != {
+            what: f"CREATE {what[0].upper()} {text}" for what, text in wanted.items()
+        }:
             return "its triggers were dropped or changed, as when the table is made anew"
         return None
 
@@ -230,8 +233,8 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A capture as a file tells of it: its name, its table, what version made it, its options, and whether its triggers are
-    there (a table that is dropped takes them along)."""
+    """A capture as a file tells of it: its name, its table, what version made it, its options, and whether all that it
+    consists of is there (a table that is dropped takes its triggers along)."""
 
     name: str
     table: str
@@ -244,10 +247,12 @@ def installed_captures(database: HonkerDatabase, schema: str = "main") -> list[I
     """The captures that a file knows of, by name."""
     if not _has_table(database, schema, _CAPTURES):
         return []
-    rows = _rows(database, f"SELECT name, table_name, version, options FROM {quoted(schema)}.{_CAPTURES} ORDER BY name")
+    rows = _rows(
+        database, f"SELECT name, table_name, version, made, options FROM {quoted(schema)}.{_CAPTURES} ORDER BY name"
+    )
     return [
-        Installed(name, table, version, json.loads(options), bool(_triggers_there(database, schema, name)))
-        for name, table, version, options in rows
+        Installed(name, table, version, json.loads(options), len(_there(database, schema, name)) == made)
+        for name, table, version, made, options in rows
     ]
 
 
@@ -306,24 +311,24 @@ def suspended(captures: Iterable[Capture], database: HonkerDatabase | None = Non
         capture.install(target)
 
 
-def _fingerprint(triggers: dict[str, str]) -> str:
-    return hashlib.sha256("\n".join(triggers.values()).encode()).hexdigest()
+def _fingerprint(wanted: Objects) -> str:
+    return hashlib.sha256("\n".join(wanted.values()).encode()).hexdigest()
 
 
 def _drop(database: HonkerDatabase, schema: str, name: str) -> bool:
-    there = _triggers_there(database, schema, name)
-    for trigger, _sql in there:
-        database.execute_sql(f"DROP TRIGGER {quoted(schema)}.{quoted(trigger)}")
-    database.execute_sql(f"DELETE FROM {quoted(schema)}.{REPLACED} WHERE capture = ?", (name,))
+    there = _there(database, schema, name)
+    for kind, own in names(name):
+        if (kind, own) in there:
+            database.execute_sql(f"DROP {kind} {quoted(schema)}.{quoted(own)}")
     cursor: Any = database.execute_sql(f"DELETE FROM {quoted(schema)}.{_CAPTURES} WHERE name = ?", (name,))
     return bool(there or cursor.rowcount)
 
 
-def _triggers_there(database: HonkerDatabase, schema: str, name: str) -> list[tuple[str, str]]:
-    names = ", ".join(literal(trigger) for trigger in trigger_names(name))
-    return _rows(
-        database, f"SELECT name, sql FROM {quoted(schema)}.sqlite_master WHERE type = 'trigger' AND name IN ({names})"
-    )
+def _there(database: HonkerDatabase, schema: str, name: str) -> Objects:
+    """What there is of a capture in a file: the SQL by type and name."""
+    wanted = ", ".join(literal(own) for _kind, own in names(name))
+    rows = _rows(database, f"SELECT type, name, sql FROM {quoted(schema)}.sqlite_master WHERE name IN ({wanted})")
+    return {(kind, own): sql for kind, own, sql in rows}
 
 
 def _has_table(database: HonkerDatabase, schema: str, name: str) -> bool:

@@ -86,15 +86,12 @@ def _real(value: str) -> str:
 def _base64(value: str) -> str:
     """Three bytes, four characters at a time. instr() in the string of all bytes gives a byte's number, and substr() is
     only taken of blobs, where it does not count characters from the start."""
-    byte = "(instr({0}, substr({1}, i + {2}, 1)) - 1)".format
-    characters = " || ".join(
-        f"substr({_ALPHABET}, 1 + {bits}, 1)" for bits in ("(n >> 18)", "(n >> 12 & 63)", "(n >> 6 & 63)", "(n & 63)")
-    )
+    number = " + ".join(f"(instr(b, substr({value}, i + {place}, 1)) - 1) * {256 ** (2 - place)}" for place in range(3))
+    characters = " || ".join(f"substr(a, 1 + (n >> {bits} & 63), 1)" for bits in (18, 12, 6, 0))
     return (
         f"ifnull(substr((WITH RECURSIVE w(i) AS (SELECT 1 UNION ALL SELECT i + 3 FROM w WHERE i + 3 <= length({value})) "
-        f"SELECT group_concat({characters}, '') FROM (SELECT {byte(_BYTES, value, 0)} * 65536 "
-        f"+ {byte(_BYTES, value, 1)} * 256 + {byte(_BYTES, value, 2)} AS n FROM w LIMIT -1)), "
-        f"1, (length({value}) * 8 + 5) / 6) "
+        f"SELECT group_concat({characters}, '') FROM (SELECT {number} AS n, a FROM w, "
+        f"(SELECT {_ALPHABET} AS a, {_BYTES} AS b LIMIT 1) LIMIT -1)), 1, (length({value}) * 8 + 5) / 6) "
         f"|| substr('==', 1, (3 - length({value}) % 3) % 3), '')"
     )
 

@@ -1,14 +1,18 @@
-"""The triggers' SQL: what each change of a table writes into Honker's tables.
+"""The SQL of a capture: what each change of a table writes into Honker's tables.
 
 The captured rows are those for which the condition holds, as a view would show them, and an event tells how this view
 changed: a row that an UPDATE brings into it is inserted, one that leaves it is deleted. A row whose key changes is deleted
 under the old key and inserted under the new one.
 
+SQLite compiles a table's triggers into every statement that changes it, so the long SQL stands once. The triggers on the
+table insert the bare values into a view, `..._row`, whose trigger makes the payload and inserts that into another,
+`..._event`, whose trigger writes the event. Neither view keeps anything.
+
 Rows that `OR REPLACE` deletes are announced in two steps. A BEFORE trigger cannot know what the statement will do about a
-conflict, so it only notes what stands in the way, in `_honker_peewee_replaced`. When the AFTER trigger runs, the new row
-is in its place, so whatever had one of its unique keys is gone: that is announced then. What was ignored, or updated by
-ON CONFLICT DO UPDATE, is never announced, and its note goes when the row changes. A connection with `recursive_triggers`
-runs the delete trigger as well; that removes the note, so that the row is announced once.
+conflict, so it only notes what stands in the way, in the table `..._replaced`. When the AFTER trigger runs, the new row is
+in its place, so whatever had one of its unique keys is gone: its note is marked, and a trigger on the notes announces it.
+What was ignored, or updated by ON CONFLICT DO UPDATE, is never announced; its note goes when the row changes. A connection
+with `recursive_triggers` runs the delete trigger as well, which takes the note away, so that the row is announced once.
 """
 
 import json
@@ -20,23 +24,28 @@ import peewee
 from peewee_honker.capture.forms import json_form, key_form, literal, quoted
 from peewee_honker.capture.table import Table, UniqueKey
 
-__all__ = ["BUNDLE", "REPLACED", "TRANSACTION", "Spec", "trigger_names", "triggers"]
+__all__ = ["TRANSACTION", "Objects", "Spec", "names", "objects"]
 
-REPLACED = "_honker_peewee_replaced"
 TRANSACTION = "_honker_peewee_transaction"
-BUNDLE = ("before_insert", "after_insert", "before_update", "after_update", "after_delete")
 
 # SQLite counts time in whole milliseconds, which a day's fraction has to be rounded back to. The LIMIT keeps SQLite from
 # working it out again wherever it is used.
 _NOW = "(SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) AS ms LIMIT 1)"
+_EVENT_ID = (
+    "printf('%08x-%04x-7%03x-%04x-%012x', ms >> 16, ms & 65535, random() & 4095, 32768 | (random() & 16383), "
+    "random() & 281474976710655)"
+)
 _MOST_ARGUMENTS = 60  # SQLite's functions take at most 127, in older versions 100
+
+Objects = dict[tuple[str, str], str]
+"""By type and name: the text that follows CREATE, the type and, where needed, the schema's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
     """What is captured of a model.
 
-    - `name`: the capture's own, part of its triggers' names.
+    - `name`: the capture's own, part of the names of what it makes.
     - `fields`: in the payload; `key`: what the event's id is made of.
     - `operations`: of `insert`, `update`, `delete`.
     - `where`: the SQL of the condition for `NEW`, `OLD` or an alias, `1` for none.
@@ -54,14 +63,20 @@ class Spec:
     deleted: str
 
 
-def trigger_names(capture: str) -> list[str]:
-    """What a capture's triggers may be called."""
-    return [f"_honker_peewee_{capture}_{part}" for part in BUNDLE]
+_TRIGGERS = ("before_insert", "after_insert", "before_update", "after_update", "after_delete")
+_OWN = (("table", "replaced"), ("index", "replaced_row"), ("view", "row"), ("view", "event"))
+_INNER = ("form", "note", "write", "announce")
 
 
-def triggers(spec: Spec, table: Table) -> dict[str, str]:
-    """The triggers by name: the text that follows CREATE TRIGGER and, where needed, the schema's name."""
-    return _Writer(spec, table).triggers()
+def names(capture: str) -> list[tuple[str, str]]:
+    """The types and names of all that a capture may have made, in the order in which they can be dropped."""
+    kinds = [*(("trigger", part) for part in (*_TRIGGERS, *_INNER)), *reversed(_OWN)]
+    return [(kind, f"_honker_peewee_{capture}_{part}") for kind, part in kinds]
+
+
+def objects(spec: Spec, table: Table) -> Objects:
+    """What a capture consists of, in the order in which it can be made."""
+    return _Writer(spec, table).objects()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,169 +121,166 @@ class _Writer:
     def __init__(self, spec: Spec, table: Table) -> None:
         self.spec = spec
         self.table = table
-        self.name = literal(spec.name)
         self.deletes = "delete" in spec.operations
+        self.tells_changes = spec.old_values and "update" in spec.operations
+        self.columns = list(dict.fromkeys(field.column_name for field in (*spec.fields, *spec.key)))
+        self.on_table, self.replaced, self.row, self.event = (
+            quoted(table.name),
+            *(self._name(part) for part in ("replaced", "row", "event")),
+        )
 
-    def triggers(self) -> dict[str, str]:
-        bodies = {
-            "before_insert": self._before_insert(),
-            "after_insert": self._after_insert(),
-            "before_update": self._before_update(),
-            "after_update": self._after_update(),
-            "after_delete": self._after_delete(),
-        }
-        names = dict(zip(BUNDLE, trigger_names(self.spec.name), strict=True))
+    def _name(self, part: str) -> str:
+        return quoted(f"_honker_peewee_{self.spec.name}_{part}")
+
+    def objects(self) -> Objects:
+        made: Objects = {}
+        if self.deletes:
+            made["table", "replaced"] = (
+                "(key INTEGER NOT NULL, value NOT NULL, row NOT NULL, id TEXT NOT NULL, payload TEXT NOT NULL, "
+                "gone INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (key, value, row)) WITHOUT ROWID"
+            )
+            made["index", "replaced_row"] = f"ON {self.replaced} (row)"
+        values = [f"c{number}" for number in range(len(self.columns))]
+        old = [f"o{number}" for number in range(len(self.columns))] if self.tells_changes else []
+        made["view", "row"] = self._view("operation", "key", "value", "row", *values, *old)
+        made["view", "event"] = self._view("operation", "key", "value", "row", "id", "payload", "changes")
+        made["trigger", "form"] = self._trigger(
+            f"INSTEAD OF INSERT ON {self.row}", "NEW.operation IS NOT NULL", self._form()
+        )
+        written = "1"
+        if self.deletes:
+            written = "NEW.operation <> 'note'"
+            made["trigger", "note"] = self._trigger(
+                f"INSTEAD OF INSERT ON {self.event}", "NEW.operation = 'note'", self._note()
+            )
+            made["trigger", "announce"] = self._trigger(f"AFTER UPDATE OF gone ON {self.replaced}", "1", *self._announce())
+        made["trigger", "write"] = self._trigger(f"INSTEAD OF INSERT ON {self.event}", written, self._write())
+        for part in _TRIGGERS:
+            when, statements = getattr(self, f"_{part}")()
+            if statements:
+                made["trigger", part] = self._trigger(
+                    f"{part.replace('_', ' ').upper()} ON {self.on_table}", when, *statements
+                )
         return {
-            names[part]: f"{quoted(names[part])} {part.replace('_', ' ').upper()} ON {quoted(self.table.name)} "
-            f"FOR EACH ROW{when} BEGIN {' '.join(f'{statement};' for statement in statements)} END"
-            for part, (when, statements) in bodies.items()
-            if statements
+            (kind, f"_honker_peewee_{self.spec.name}_{part}"): f"{self._name(part)} {text}"
+            for (kind, part), text in made.items()
         }
 
-    # The triggers: each a WHEN clause, or '', and statements
+    @staticmethod
+    def _view(*columns: str) -> str:
+        return f"AS SELECT {', '.join(f'NULL AS {column}' for column in columns)}"
+
+    @staticmethod
+    def _trigger(event: str, when: str, *statements: str) -> str:
+        condition = "" if when == "1" else f" WHEN {when}"
+        return f"{event} FOR EACH ROW{condition} BEGIN {' '.join(f'{statement};' for statement in statements)} END"
+
+    # The triggers on the table: when, and the statements
 
     def _before_insert(self) -> tuple[str, list[str]]:
-        return "", self._note_what_stands_in_the_way("1") if self.deletes else []
+        return self._notes("1") if self.deletes else ("1", [])
 
     def _after_insert(self) -> tuple[str, list[str]]:
-        statements = self._announce_what_was_replaced() if self.deletes else []
+        statements = self._mark_what_was_replaced() if self.deletes else []
         if "insert" in self.spec.operations:
-            statements.append(self._event("NEW", _Code("'insert'"), self.spec.where("NEW")))
-        return "", statements
+            where = self.spec.where("NEW")
+            statements.append(self._tell("'insert'" if where == "1" else f"CASE WHEN {where} THEN 'insert' END", "NEW"))
+        return "1", statements
 
     def _before_update(self) -> tuple[str, list[str]]:
         if not self.deletes:
-            return "", []
+            return "1", []
         same_row = _all(*(f"_t.{part} IS OLD.{part}" for part in self.table.identity))
+        when, statements = self._notes(f"NOT ({same_row})")
         keys = self.table.unique_keys
-        parts = dict.fromkeys(term for key in keys for term, _collation in key.terms)
-        changed = " OR ".join(f"NEW.{part} IS NOT OLD.{part} COLLATE BINARY" for part in parts)
-        when = f" WHEN {changed}" if all(key.plain for key in keys) else ""
-        return when, self._note_what_stands_in_the_way(f"NOT ({same_row})")
+        if all(key.plain for key in keys):
+            parts = dict.fromkeys(term for key in keys for term, _collation in key.terms)
+            changed = " OR ".join(f"NEW.{part} IS NOT OLD.{part} COLLATE BINARY" for part in parts)
+            when = f"({changed}) AND ({when})"
+        return when, statements
 
     def _after_update(self) -> tuple[str, list[str]]:
-        spec = self.spec
-        was, is_ = spec.where("OLD"), spec.where("NEW")
-        same_key = _all(*(self._same(field) for field in spec.key))
+        operations = self.spec.operations
+        was, is_ = self.spec.where("OLD"), self.spec.where("NEW")
+        same_key = _all(*(self._same(field) for field in self.spec.key))
         kept = _all(was, same_key)
+        changed = f"NOT ({_all(*(self._same(field) for field in self.spec.fields))})"
         statements = []
         if self.deletes:
-            statements += [*self._announce_what_was_replaced(), self._forget("OLD")]
-            gone = f"NOT ({_all(is_, same_key)})"
-            if gone != "NOT (1)":
-                statements.append(self._event("OLD", _Code("'delete'"), _all(was, gone)))
-        changed = f"NOT ({_all(*(self._same(field) for field in spec.fields))})"
-        if {"insert", "update"} <= spec.operations:
-            operation = "'update'" if kept == "1" else f"CASE WHEN {kept} THEN 'update' ELSE 'insert' END"
-            heard = changed if kept == "1" else f"(NOT ({kept}) OR {changed})"
-            statements.append(self._event("NEW", _Code(operation), _all(is_, heard), kept))
-        elif "update" in spec.operations:
-            statements.append(self._event("NEW", _Code("'update'"), _all(is_, kept, changed), kept))
-        elif "insert" in spec.operations and kept != "1":
-            statements.append(self._event("NEW", _Code("'insert'"), _all(is_, f"NOT ({kept})")))
-        return "", statements
+            statements += [*self._mark_what_was_replaced(), self._forget("OLD")]
+            if _all(is_, same_key) != "1":
+                gone = _all(was, f"NOT ({_all(is_, same_key)})")
+                statements.append(self._tell(f"CASE WHEN {gone} THEN 'delete' END", "OLD"))
+        cases = []
+        if "update" in operations:
+            cases.append(f"WHEN {_all(is_, kept)} THEN CASE WHEN {changed} THEN 'update' END")
+        elif kept != "1":
+            cases.append(f"WHEN {kept} THEN NULL")
+        if "insert" in operations and kept != "1":
+            cases.append(f"WHEN {is_} THEN 'insert'")
+        if cases and operations != {"delete"}:
+            statements.append(self._tell(f"CASE {' '.join(cases)} END", "NEW", "OLD"))
+        return "1", statements
 
     def _after_delete(self) -> tuple[str, list[str]]:
         if not self.deletes:
-            return "", []
-        return "", [self._forget("OLD"), self._event("OLD", _Code("'delete'"), self.spec.where("OLD"))]
+            return "1", []
+        where = self.spec.where("OLD")
+        operation = "'delete'" if where == "1" else f"CASE WHEN {where} THEN 'delete' END"
+        return "1", [self._forget("OLD"), self._tell(operation, "OLD")]
+
+    def _tell(self, operation: str, row: str, old: str | None = None) -> str:
+        """Hand a row on; nothing is told of an operation that is NULL."""
+        values = [f"{row}.{quoted(column)}" for column in self.columns]
+        if self.tells_changes:
+            values += [f"{old}.{quoted(column)}" if old else "NULL" for column in self.columns]
+        return f"INSERT INTO {self.row} VALUES ({operation}, NULL, NULL, NULL, {', '.join(values)})"
 
     def _same(self, field: peewee.Field) -> str:
         column = field.column_name
-        new, old = f"NEW.{quoted(column)}", f"OLD.{quoted(column)}"
+        return self._equal(f"NEW.{quoted(column)}", f"OLD.{quoted(column)}", column)
+
+    def _equal(self, new: str, old: str, column: str) -> str:
         same = f"{new} IS {old} COLLATE BINARY"
         return f"{same} AND typeof({new}) IS typeof({old})" if column in self.table.untyped else same
 
-    # Events
-
-    def _event(self, row: str, operation: _Code, condition: str, kept: str | None = None) -> str:
-        """The statement that writes an event of a row; `kept` holds for updates, where old values are to be told."""
-        type_ = self.spec.deleted if row == "OLD" else self.spec.saved
-        changes = self._changes(kept) if kept is not None and self.spec.old_values else []
-        return self._insert(type_, self._id(row), self._payload(row), operation, changes, _NOW, condition)
-
-    def _insert(
-        self, type_: str, id_: str, payload: _Template, operation: _Code, changes: _Template, source: str, condition: str
-    ) -> str:
-        event: _Template = [
-            f'{{"type":{_json(type_)},"id":',
-            _Code(f"json_quote({id_})"),
-            ',"payload":',
-            *payload,
-            ',"event_id":"',
-            _Code(
-                "printf('%08x-%04x-7%03x-%04x-%012x', ms >> 16, ms & 65535, random() & 4095, "
-                "32768 | (random() & 16383), random() & 281474976710655)"
-            ),
-            '","time":',
-            _Code("printf('%d.%03d', ms / 1000, ms % 1000)"),
-            ',"operation":"',
-            operation,
-            '",',
-            _Code(f"""ifnull((SELECT event FROM {TRANSACTION}), '"origin":""')"""),
-            *changes,
-            "}",
-        ]
-        if self.spec.stream is None:
-            table, columns, values = "_honker_notifications", "channel", literal(type_)
-        else:
-            table, columns, values = "_honker_stream", "topic, key", f"{literal(self.spec.stream)}, {id_}"
-        where = "" if condition == "1" else f" WHERE {condition}"
-        return (
-            f"INSERT INTO {table} ({columns}, payload, created_at) "
-            f"SELECT {values}, {_printf(event)}, ms / 1000 FROM {source}{where}"
-        )
-
-    def _id(self, row: str) -> str:
-        forms = [key_form(field, f"{row}.{quoted(field.column_name)}") for field in self.spec.key]
-        if len(forms) == 1:
-            return f"ifnull({forms[0]}, '')"
-        return " || ',' || ".join(f"ifnull({form}, 'None')" for form in forms) or "''"
-
-    def _payload(self, row: str) -> _Template:
-        pieces: _Template = ["{"]
-        for number, field in enumerate(self.spec.fields):
-            pieces += [
-                "," * bool(number) + _json(field.name) + ":",
-                _Code(json_form(field, f"{row}.{quoted(field.column_name)}")),
-            ]
-        return [*pieces, "}"]
-
-    def _changes(self, kept: str) -> _Template:
-        pieces = []
-        for field in self.spec.fields:
-            values = [_Code(json_form(field, f"{row}.{quoted(field.column_name)}")) for row in ("OLD", "NEW")]
-            pair = _printf([f",{_json(field.name)}:[", values[0], ",", values[1], "]"])
-            pieces.append(f"CASE WHEN {self._same(field)} THEN '' ELSE {pair} END")
-        changes = _printf([',"changes":{', _Code(f"substr({' || '.join(pieces)}, 2)"), "}"])
-        return [_Code(changes if kept == "1" else f"CASE WHEN {kept} THEN {changes} ELSE '' END")]
-
     # Rows that are replaced
 
-    def _note_what_stands_in_the_way(self, but: str) -> list[str]:
+    def _notes(self, but: str) -> tuple[str, list[str]]:
+        """Whether the new row takes another row's unique key, and the notes about such rows."""
+        at = f"FROM {self.on_table} AS _t WHERE"
+        conflicts = [_all(self._conflict(key), but) for key in self.table.unique_keys]
+        values = [f"_t.{quoted(column)}" for column in self.columns]
+        values += ["NULL" for _column in self.columns if self.tells_changes]
+        return " OR ".join(f"EXISTS (SELECT 1 {at} {conflict})" for conflict in conflicts), [
+            f"INSERT INTO {self.row} SELECT 'note', {number}, {self._value(key)}, {self._row('_t')}, {', '.join(values)} "
+            f"{at} {_all(conflict, self.spec.where('_t'))}"
+            for number, (key, conflict) in enumerate(zip(self.table.unique_keys, conflicts, strict=True))
+        ]
+
+    def _note(self) -> str:
+        # A note that is there is right, since it goes with any change of its row. No conflict clause: the one of the
+        # statement that runs the trigger would override it.
+        return (
+            f"INSERT INTO {self.replaced} (key, value, row, id, payload) "
+            f"SELECT NEW.key, NEW.value, NEW.row, NEW.id, NEW.payload WHERE NOT EXISTS (SELECT 1 FROM {self.replaced} "
+            "WHERE key = NEW.key AND value = NEW.value AND row = NEW.row)"
+        )
+
+    def _mark_what_was_replaced(self) -> list[str]:
         return [
-            f"INSERT INTO {REPLACED} (capture, key, value, row, id, payload) "
-            f"SELECT {self.name}, {number}, {self._value(key)}, {self._row('_t')}, {self._id('_t')}, "
-            f"{_printf(self._payload('_t'))} FROM {quoted(self.table.name)} AS _t "
-            f"WHERE {_all(self._conflict(key), but, self.spec.where('_t'))} AND NOT EXISTS (SELECT 1 FROM {REPLACED} "
-            f"WHERE capture = {self.name} AND key = {number} AND value = {self._value(key)} AND row = {self._row('_t')})"
+            f"UPDATE {self.replaced} SET gone = 1 WHERE key = {number} AND value = {self._value(key)}"
             for number, key in enumerate(self.table.unique_keys)
         ]
 
-    def _announce_what_was_replaced(self) -> list[str]:
-        ours = " OR ".join(
-            f"key = {number} AND value = {self._value(key)}" for number, key in enumerate(self.table.unique_keys)
-        )
-        noted = f"FROM {REPLACED} WHERE capture = {self.name} AND ({ours})"
-        payload: _Template = [_Code("payload")]
-        source = f"{_NOW}, (SELECT id, max(payload) AS payload {noted} GROUP BY row)"
+    def _announce(self) -> list[str]:
         return [
-            self._insert(self.spec.deleted, "id", payload, _Code("'delete'"), [], source, "1"),
-            f"DELETE FROM {REPLACED} WHERE capture = {self.name} AND row IN (SELECT row {noted})",
+            f"INSERT INTO {self.event} VALUES ('delete', NULL, NULL, NULL, NEW.id, NEW.payload, '')",
+            f"DELETE FROM {self.replaced} WHERE row = NEW.row",
         ]
 
     def _forget(self, row: str) -> str:
-        return f"DELETE FROM {REPLACED} WHERE capture = {self.name} AND row = {self._row(row)}"
+        return f"DELETE FROM {self.replaced} WHERE row = {self._row(row)}"
 
     def _row(self, row: str) -> str:
         """What tells the row from others: its rowid, or its primary key as one text."""
@@ -296,3 +308,63 @@ class _Writer:
             for term, collation in key.terms
         ]
         return _all(*equal, *((f"({key.where})", self._of_new(f"({key.where})")) if key.where else ()))
+
+    # From values to an event
+
+    def _value_of(self, field: peewee.Field, prefix: str = "c") -> str:
+        return f"NEW.{prefix}{self.columns.index(field.column_name)}"
+
+    def _form(self) -> str:
+        payload: _Template = ["{"]
+        for number, field in enumerate(self.spec.fields):
+            payload += ["," * bool(number) + _json(field.name) + ":", _Code(json_form(field, self._value_of(field)))]
+        payload.append("}")
+        return (
+            f"INSERT INTO {self.event} VALUES (NEW.operation, NEW.key, NEW.value, NEW.row, {self._id()}, "
+            f"{_printf(payload)}, {self._changes()})"
+        )
+
+    def _id(self) -> str:
+        forms = [key_form(field, self._value_of(field)) for field in self.spec.key]
+        if len(forms) == 1:
+            return f"ifnull({forms[0]}, '')"
+        return " || ',' || ".join(f"ifnull({form}, 'None')" for form in forms) or "''"
+
+    def _changes(self) -> str:
+        if not self.tells_changes:
+            return "''"
+        pieces = []
+        for field in self.spec.fields:
+            new, old = self._value_of(field), self._value_of(field, "o")
+            pair = _printf([f",{_json(field.name)}:[", _Code(json_form(field, old)), ",", _Code(json_form(field, new)), "]"])
+            pieces.append(f"CASE WHEN {self._equal(new, old, field.column_name)} THEN '' ELSE {pair} END")
+        changes = _printf([',"changes":{', _Code(f"substr({' || '.join(pieces)}, 2)"), "}"])
+        return f"CASE NEW.operation WHEN 'update' THEN {changes} ELSE '' END"
+
+    def _write(self) -> str:
+        type_ = f"CASE NEW.operation WHEN 'delete' THEN {literal(self.spec.deleted)} ELSE {literal(self.spec.saved)} END"
+        event: _Template = [
+            '{"type":',
+            _Code(f"json_quote({type_})"),
+            ',"id":',
+            _Code("json_quote(NEW.id)"),
+            ',"payload":',
+            _Code("NEW.payload"),
+            ',"event_id":"',
+            _Code(_EVENT_ID),
+            '","time":',
+            _Code("printf('%d.%03d', ms / 1000, ms % 1000)"),
+            ',"operation":"',
+            _Code("NEW.operation"),
+            '",',
+            _Code(f"""ifnull((SELECT event FROM {TRANSACTION}), '"origin":""')"""),
+            _Code("NEW.changes"),
+            "}",
+        ]
+        if self.spec.stream is None:
+            table, columns, values = "_honker_notifications", "channel", type_
+        else:
+            table, columns, values = "_honker_stream", "topic, key", f"{literal(self.spec.stream)}, NEW.id"
+        return (
+            f"INSERT INTO {table} ({columns}, payload, created_at) SELECT {values}, {_printf(event)}, ms / 1000 FROM {_NOW}"
+        )
