@@ -17,7 +17,6 @@ Form = Callable[[str], str]
 _ALPHABET = f"x'{b'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/'.hex()}'"
 _BYTES = f"x'{bytes(range(256)).hex()}'"
 _DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
-_CLOCK = "[0-9][0-9]:[0-9][0-9]:[0-9][0-9]"
 
 
 def quoted(name: str) -> str:
@@ -42,6 +41,8 @@ def json_form(field: peewee.Field, value: str) -> str:
     field = _referred(field)
     if isinstance(field, peewee.TimestampField):
         return _timestamp(value, field)
+    if isinstance(field, (peewee.UUIDField, peewee.BinaryUUIDField)):
+        return _uuid(value, field)
     for kind, form in _FORMS:
         if isinstance(field, kind):
             return form(value)
@@ -55,7 +56,7 @@ def key_form(field: peewee.Field, value: str) -> str:
     """
     field = _referred(field)
     if isinstance(field, (peewee.UUIDField, peewee.BinaryUUIDField)):
-        return _uuid_text(value)
+        return _uuid_text(value, field)
     if isinstance(field, peewee.BooleanField):
         return f"CASE {value} WHEN 0 THEN 'False' WHEN 1 THEN 'True' ELSE CAST({value} AS TEXT) END"
     if isinstance(field, (peewee.IntegerField, peewee.CharField, peewee.TextField)):
@@ -131,17 +132,6 @@ def _decimal(value: str) -> str:
     )
 
 
-def _fraction(value: str, place: int) -> str:
-    """What follows the seconds at `place`: a fraction as Python writes it, six digits or none; anything else as it is."""
-    tail = f"substr({value}, {place + 1})"
-    return (
-        f"CASE WHEN substr({value}, {place}, 1) = '.' AND length({value}) BETWEEN {place + 1} AND {place + 6} "
-        f"AND {tail} NOT GLOB '*[^0-9]*' THEN "
-        f"CASE WHEN ltrim({tail}, '0') = '' THEN '' ELSE substr(substr({value}, {place}) || '00000', 1, 7) END "
-        f"ELSE substr({value}, {place}) END"
-    )
-
-
 def _text(value: str, *cases: tuple[str, str]) -> str:
     """The first of the (pattern, JSON) pairs that a text matches; else the value as it is."""
     forms = " ".join(f"WHEN {value} GLOB '{pattern}' THEN {form}" for pattern, form in cases)
@@ -151,10 +141,7 @@ def _text(value: str, *cases: tuple[str, str]) -> str:
 def _date_time(value: str) -> str:
     return _text(
         value,
-        (
-            f"{_DATE} {_CLOCK}*",
-            f"json_quote(substr({value}, 1, 10) || 'T' || substr({value}, 12, 8) || {_fraction(value, 20)})",
-        ),
+        (f"{_DATE} *", f"json_quote(substr({value}, 1, 10) || 'T' || substr({value}, 12))"),
         (_DATE, f"json_quote({value} || 'T00:00:00')"),
     )
 
@@ -164,11 +151,7 @@ def _date(value: str) -> str:
 
 
 def _time(value: str) -> str:
-    return _text(
-        value,
-        (f"{_CLOCK}*", f"json_quote(substr({value}, 1, 8) || {_fraction(value, 9)})"),
-        ("[0-9][0-9]:[0-9][0-9]", f"json_quote({value} || ':00')"),
-    )
+    return _text(value, ("[0-9][0-9]:[0-9][0-9]", f"json_quote({value} || ':00')"))
 
 
 def _timestamp(value: str, field: peewee.TimestampField) -> str:
@@ -182,23 +165,21 @@ def _timestamp(value: str, field: peewee.TimestampField) -> str:
     return f"CASE typeof({value}) WHEN 'integer' THEN ifnull('\"' || {text} || '\"', {value}) ELSE {_any(value)} END"
 
 
-def _uuid_text(value: str) -> str:
-    def dashed(text: str) -> str:
-        parts = [(1, 8), (9, 4), (13, 4), (17, 4), (21, 12)]
-        pieces = [f"substr({text}, {start}, {length})" for start, length in parts]
-        joined = " || '-' || ".join(pieces)
-        return f"lower({joined})"
-
-    return (
-        f"CASE WHEN typeof({value}) = 'blob' AND length({value}) = 16 THEN {dashed(f'hex({value})')} "
-        f"WHEN length({value}) = 32 THEN {dashed(value)} WHEN length({value}) = 36 THEN lower({value}) "
-        f"ELSE CAST({value} AS TEXT) END"
-    )
+def _dashed(text: str) -> str:
+    pieces = [(1, 8), (9, 4), (13, 4), (17, 4), (21, 12)]
+    parts = ", ".join(f"substr({text}, {start}, {length})" for start, length in pieces)
+    return f"lower(printf('%s-%s-%s-%s-%s', {parts}))"
 
 
-def _uuid(value: str) -> str:
-    text = f"typeof({value}) = 'text' OR typeof({value}) = 'blob' AND length({value}) = 16"
-    return f"CASE WHEN {text} THEN json_quote({_uuid_text(value)}) ELSE {_any(value)} END"
+def _uuid_text(value: str, field: peewee.Field) -> str:
+    if isinstance(field, peewee.BinaryUUIDField):
+        return f"CASE WHEN length({value}) = 16 THEN {_dashed(f'hex({value})')} ELSE CAST({value} AS TEXT) END"
+    return f"CASE WHEN length({value}) = 32 THEN {_dashed(value)} ELSE CAST({value} AS TEXT) END"
+
+
+def _uuid(value: str, field: peewee.Field) -> str:
+    kind = "blob" if isinstance(field, peewee.BinaryUUIDField) else "text"
+    return f"CASE typeof({value}) WHEN '{kind}' THEN json_quote({_uuid_text(value, field)}) ELSE {_any(value)} END"
 
 
 def _json(value: str) -> str:
@@ -223,8 +204,6 @@ _FORMS: tuple[tuple[type[peewee.Field], Form], ...] = (
     (sqlite_ext.JSONBField, _jsonb),
     (sqlite_ext.JSONField, _json),
     (peewee.JSONField, _json),
-    (peewee.BinaryUUIDField, _uuid),
-    (peewee.UUIDField, _uuid),
     (peewee.BlobField, _blob),
     (peewee.BigBitField, _blob),
     (peewee.BareField, _blob),

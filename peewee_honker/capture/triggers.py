@@ -5,8 +5,8 @@ changed: a row that an UPDATE brings into it is inserted, one that leaves it is 
 under the old key and inserted under the new one.
 
 SQLite compiles a table's triggers into every statement that changes it, so the long SQL stands once. The triggers on the
-table insert the bare values into a view, `..._row`, whose trigger makes the payload and inserts that into another,
-`..._event`, whose trigger writes the event. Neither view keeps anything.
+table insert the bare values into a view, `..._row`, whose trigger makes JSON of each; that goes through another,
+`..._json`, which makes the payload, into a third, `..._event`, whose trigger writes the event. The views keep nothing.
 
 Rows that `OR REPLACE` deletes are announced in two steps. A BEFORE trigger cannot know what the statement will do about a
 conflict, so it only notes what stands in the way, in the table `..._replaced`. When the AFTER trigger runs, the new row is
@@ -64,8 +64,8 @@ class Spec:
 
 
 _TRIGGERS = ("before_insert", "after_insert", "before_update", "after_update", "after_delete")
-_OWN = (("table", "replaced"), ("index", "replaced_row"), ("view", "row"), ("view", "event"))
-_INNER = ("form", "note", "write", "announce")
+_OWN = (("table", "replaced"), ("index", "replaced_row"), ("view", "row"), ("view", "json"), ("view", "event"))
+_INNER = ("form", "join", "note", "write", "announce")
 
 
 def names(capture: str) -> list[tuple[str, str]]:
@@ -124,10 +124,8 @@ class _Writer:
         self.deletes = "delete" in spec.operations
         self.tells_changes = spec.old_values and "update" in spec.operations
         self.columns = list(dict.fromkeys(field.column_name for field in (*spec.fields, *spec.key)))
-        self.on_table, self.replaced, self.row, self.event = (
-            quoted(table.name),
-            *(self._name(part) for part in ("replaced", "row", "event")),
-        )
+        self.on_table = quoted(table.name)
+        self.replaced, self.row, self.json, self.event = map(self._name, ("replaced", "row", "json", "event"))
 
     def _name(self, part: str) -> str:
         return quoted(f"_honker_peewee_{self.spec.name}_{part}")
@@ -140,13 +138,15 @@ class _Writer:
                 "gone INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (key, value, row)) WITHOUT ROWID"
             )
             made["index", "replaced_row"] = f"ON {self.replaced} (row)"
-        values = [f"c{number}" for number in range(len(self.columns))]
-        old = [f"o{number}" for number in range(len(self.columns))] if self.tells_changes else []
-        made["view", "row"] = self._view("operation", "key", "value", "row", *values, *old)
-        made["view", "event"] = self._view("operation", "key", "value", "row", "id", "payload", "changes")
-        made["trigger", "form"] = self._trigger(
-            f"INSTEAD OF INSERT ON {self.row}", "NEW.operation IS NOT NULL", self._form()
-        )
+        told = "NEW.operation IS NOT NULL"
+        passed = ("operation", "key", "value", "row")
+        old = self.tells_changes
+        made["view", "row"] = self._view(*passed, *self._numbered("c"), *(self._numbered("o") if old else ()))
+        made["view", "event"] = self._view(*passed, "id", "payload", "changes")
+        made["trigger", "form"] = self._trigger(f"INSTEAD OF INSERT ON {self.row}", told, self._form())
+        if old:
+            made["view", "json"] = self._view(*passed, "id", *self._numbered("c"), *self._numbered("o"))
+            made["trigger", "join"] = self._trigger(f"INSTEAD OF INSERT ON {self.json}", "1", self._join())
         written = "1"
         if self.deletes:
             written = "NEW.operation <> 'note'"
@@ -165,6 +165,9 @@ class _Writer:
             (kind, f"_honker_peewee_{self.spec.name}_{part}"): f"{self._name(part)} {text}"
             for (kind, part), text in made.items()
         }
+
+    def _numbered(self, prefix: str) -> list[str]:
+        return [f"{prefix}{number}" for number in range(len(self.columns))]
 
     @staticmethod
     def _view(*columns: str) -> str:
@@ -315,31 +318,47 @@ class _Writer:
         return f"NEW.{prefix}{self.columns.index(field.column_name)}"
 
     def _form(self) -> str:
-        payload: _Template = ["{"]
-        for number, field in enumerate(self.spec.fields):
-            payload += ["," * bool(number) + _json(field.name) + ":", _Code(json_form(field, self._value_of(field)))]
-        payload.append("}")
+        """Make JSON of the values. Where changes are told, of old ones too, which are NULL where they are the same."""
+        values = "NEW.operation, NEW.key, NEW.value, NEW.row"
+        new = {field: json_form(field, self._value_of(field)) for field in self.spec.fields}
+        if not self.tells_changes:
+            return f"INSERT INTO {self.event} VALUES ({values}, {self._id()}, {self._payload(new)}, '')"
+        forms = dict.fromkeys([*self._numbered("c"), *self._numbered("o")], "NULL")
+        for field, form in new.items():
+            place = self.columns.index(field.column_name)
+            same = self._equal(f"NEW.c{place}", f"NEW.o{place}", field.column_name)
+            forms[f"c{place}"] = form
+            forms[f"o{place}"] = (
+                f"CASE WHEN NEW.operation = 'update' AND NOT ({same}) THEN {json_form(field, f'NEW.o{place}')} END"
+            )
+        return f"INSERT INTO {self.json} VALUES ({values}, {self._id()}, {', '.join(forms.values())})"
+
+    def _join(self) -> str:
+        """Make the payload and the changes of JSON values."""
+        changes = []
+        for field in self.spec.fields:
+            new, old = self._value_of(field), self._value_of(field, "o")
+            pair = _printf([f",{_json(field.name)}:[", _Code(old), ",", _Code(new), "]"])
+            changes.append(f"CASE WHEN {old} IS NULL THEN '' ELSE {pair} END")
+        told = _printf([',"changes":{', _Code(f"substr({' || '.join(changes)}, 2)"), "}"])
+        payload = self._payload({field: self._value_of(field) for field in self.spec.fields})
         return (
-            f"INSERT INTO {self.event} VALUES (NEW.operation, NEW.key, NEW.value, NEW.row, {self._id()}, "
-            f"{_printf(payload)}, {self._changes()})"
+            f"INSERT INTO {self.event} VALUES (NEW.operation, NEW.key, NEW.value, NEW.row, NEW.id, {payload}, "
+            f"CASE NEW.operation WHEN 'update' THEN {told} ELSE '' END)"
         )
+
+    @staticmethod
+    def _payload(forms: dict[peewee.Field, str]) -> str:
+        payload: _Template = ["{"]
+        for number, (field, form) in enumerate(forms.items()):
+            payload += ["," * bool(number) + _json(field.name) + ":", _Code(form)]
+        return _printf([*payload, "}"])
 
     def _id(self) -> str:
         forms = [key_form(field, self._value_of(field)) for field in self.spec.key]
         if len(forms) == 1:
             return f"ifnull({forms[0]}, '')"
         return " || ',' || ".join(f"ifnull({form}, 'None')" for form in forms) or "''"
-
-    def _changes(self) -> str:
-        if not self.tells_changes:
-            return "''"
-        pieces = []
-        for field in self.spec.fields:
-            new, old = self._value_of(field), self._value_of(field, "o")
-            pair = _printf([f",{_json(field.name)}:[", _Code(json_form(field, old)), ",", _Code(json_form(field, new)), "]"])
-            pieces.append(f"CASE WHEN {self._equal(new, old, field.column_name)} THEN '' ELSE {pair} END")
-        changes = _printf([',"changes":{', _Code(f"substr({' || '.join(pieces)}, 2)"), "}"])
-        return f"CASE NEW.operation WHEN 'update' THEN {changes} ELSE '' END"
 
     def _write(self) -> str:
         type_ = f"CASE NEW.operation WHEN 'delete' THEN {literal(self.spec.deleted)} ELSE {literal(self.spec.saved)} END"
