@@ -80,8 +80,9 @@ def _any(value: str) -> str:
 
 
 def _real(value: str) -> str:
-    # json_quote() gives 15 digits, two too few; infinity is a number that every reader of JSON rounds to infinity.
-    return f"CASE WHEN abs({value}) < 9e999 THEN printf('%!.17g', {value}) WHEN {value} > 0 THEN '9e999' ELSE '-9e999' END"
+    # json_quote() gives 15 digits, two too few. 17 are enough, but older versions round the last of them wrongly far from
+    # 1. Infinity is a number that every reader of JSON rounds to infinity.
+    return f"CASE WHEN abs({value}) < 9e999 THEN printf('%!.19g', {value}) WHEN {value} > 0 THEN '9e999' ELSE '-9e999' END"
 
 
 def _base64(value: str) -> str:

@@ -210,7 +210,8 @@ class _Writer:
         changed = f"NOT ({_all(*(self._same(field) for field in self.spec.fields))})"
         statements = []
         if self.deletes:
-            statements += [*self._mark_what_was_replaced(), self._forget("OLD")]
+            # First the note of the row itself, which ON CONFLICT DO UPDATE found in its way and did not replace.
+            statements += [self._forget("OLD"), *self._mark_what_was_replaced()]
             if _all(is_, same_key) != "1":
                 gone = _all(was, f"NOT ({_all(is_, same_key)})")
                 statements.append(self._tell(f"CASE WHEN {gone} THEN 'delete' END", "OLD"))
