@@ -61,7 +61,7 @@ def key_form(field: peewee.Field, value: str) -> str:
         return f"CASE {value} WHEN 0 THEN 'False' WHEN 1 THEN 'True' ELSE CAST({value} AS TEXT) END"
     if isinstance(field, (peewee.IntegerField, peewee.CharField, peewee.TextField)):
         return f"CAST({value} AS TEXT)"
-    number = _decimal_text(value) if isinstance(field, peewee.DecimalField) else _real(value)
+    number = _decimal_text(value) if isinstance(field, peewee.DecimalField) else _number(value)
     return f"CASE typeof({value}) WHEN 'blob' THEN {_base64(value)} WHEN 'real' THEN {number} ELSE CAST({value} AS TEXT) END"
 
 
@@ -71,18 +71,44 @@ def _referred(field: peewee.Field) -> peewee.Field:
     return field
 
 
-def _any(value: str) -> str:
-    """A value by its own type. A blob where none belongs is an object, so that no reader takes it for text."""
+# SQLite orders all numbers before all texts before all blobs, and a comparison costs less than typeof(). What is compared
+# has no affinity here, so that nothing is converted for it.
+def _is_number(value: str) -> str:
+    return f"{value} < ''"
+
+
+def _is_text(value: str) -> str:
+    return f"{value} >= '' AND {value} < x''"
+
+
+def _number(value: str) -> str:
+    # json_quote() gives 15 digits, two too few. 17 are enough, but older versions round the last of them wrongly far from
+    # 1. Infinity is a number that every reader of JSON rounds to infinity.
     return (
-        f"CASE typeof({value}) WHEN 'real' THEN {_real(value)} "
-        f"""WHEN 'blob' THEN printf('{{"$hex":"%s"}}', hex({value})) ELSE json_quote({value}) END"""
+        f"CASE WHEN typeof({value}) = 'integer' THEN {value} WHEN abs({value}) < 9e999 THEN printf('%!.19g', {value}) "
+        f"WHEN {value} > 0 THEN '9e999' ELSE '-9e999' END"
     )
 
 
-def _real(value: str) -> str:
-    # json_quote() gives 15 digits, two too few. 17 are enough, but older versions round the last of them wrongly far from
-    # 1. Infinity is a number that every reader of JSON rounds to infinity.
-    return f"CASE WHEN abs({value}) < 9e999 THEN printf('%!.19g', {value}) WHEN {value} > 0 THEN '9e999' ELSE '-9e999' END"
+def _rest(value: str) -> str:
+    """Neither number nor text: NULL, or a blob where none belongs, which is an object that no reader takes for text."""
+    return f"""CASE WHEN {value} IS NULL THEN 'null' ELSE printf('{{"$hex":"%s"}}', hex({value})) END"""
+
+
+def _any(value: str) -> str:
+    """A value by its own type, which is a number's before all."""
+    return (
+        f"CASE WHEN {_is_number(value)} THEN {_number(value)} WHEN {value} < x'' THEN json_quote({value}) "
+        f"ELSE {_rest(value)} END"
+    )
+
+
+def _any_text(value: str, form: str | None = None) -> str:
+    """A value by its own type, which is a text's before all; `form` is the JSON of a text."""
+    return (
+        f"CASE WHEN {_is_text(value)} THEN {form or f'json_quote({value})'} "
+        f"WHEN {_is_number(value)} THEN {_number(value)} ELSE {_rest(value)} END"
+    )
 
 
 def _base64(value: str) -> str:
@@ -100,15 +126,13 @@ def _base64(value: str) -> str:
 
 def _blob(value: str) -> str:
     return (
-        f"CASE typeof({value}) WHEN 'blob' THEN '\"' || {_base64(value)} || '\"' "
-        f"WHEN 'real' THEN {_real(value)} ELSE json_quote({value}) END"
+        f"CASE WHEN {value} >= x'' THEN '\"' || {_base64(value)} || '\"' WHEN {value} IS NULL THEN 'null' "
+        f"WHEN {_is_number(value)} THEN {_number(value)} ELSE json_quote({value}) END"
     )
 
 
 def _boolean(value: str) -> str:
-    return (
-        f"CASE typeof({value}) WHEN 'integer' THEN CASE {value} WHEN 0 THEN 'false' ELSE 'true' END ELSE {_any(value)} END"
-    )
+    return f"CASE {value} WHEN 0 THEN 'false' WHEN 1 THEN 'true' ELSE {_any(value)} END"
 
 
 def _decimal_text(value: str) -> str:
@@ -133,26 +157,22 @@ def _decimal(value: str) -> str:
     )
 
 
-def _text(value: str, *cases: tuple[str, str]) -> str:
-    """The first of the (pattern, JSON) pairs that a text matches; else the value as it is."""
-    forms = " ".join(f"WHEN {value} GLOB '{pattern}' THEN {form}" for pattern, form in cases)
-    return f"CASE typeof({value}) WHEN 'text' THEN CASE {forms} ELSE json_quote({value}) END ELSE {_any(value)} END"
-
-
 def _date_time(value: str) -> str:
-    return _text(
+    return _any_text(
         value,
-        (f"{_DATE} *", f"json_quote(substr({value}, 1, 10) || 'T' || substr({value}, 12))"),
-        (_DATE, f"json_quote({value} || 'T00:00:00')"),
+        f"json_quote(CASE WHEN {value} GLOB '{_DATE} *' THEN substr({value}, 1, 10) || 'T' || substr({value}, 12) "
+        f"WHEN {value} GLOB '{_DATE}' THEN {value} || 'T00:00:00' ELSE {value} END)",
     )
 
 
 def _date(value: str) -> str:
-    return _text(value, (f"{_DATE} *", f"json_quote(substr({value}, 1, 10))"))
+    return _any_text(value, f"json_quote(CASE WHEN {value} GLOB '{_DATE} *' THEN substr({value}, 1, 10) ELSE {value} END)")
 
 
 def _time(value: str) -> str:
-    return _text(value, ("[0-9][0-9]:[0-9][0-9]", f"json_quote({value} || ':00')"))
+    return _any_text(
+        value, f"json_quote(CASE WHEN {value} GLOB '[0-9][0-9]:[0-9][0-9]' THEN {value} || ':00' ELSE {value} END)"
+    )
 
 
 def _timestamp(value: str, field: peewee.TimestampField) -> str:
@@ -179,18 +199,20 @@ def _uuid_text(value: str, field: peewee.Field) -> str:
 
 
 def _uuid(value: str, field: peewee.Field) -> str:
-    kind = "blob" if isinstance(field, peewee.BinaryUUIDField) else "text"
-    return f"CASE typeof({value}) WHEN '{kind}' THEN json_quote({_uuid_text(value, field)}) ELSE {_any(value)} END"
+    form = f"json_quote({_uuid_text(value, field)})"
+    if isinstance(field, peewee.BinaryUUIDField):
+        return f"CASE WHEN {value} >= x'' AND length({value}) = 16 THEN {form} ELSE {_any_text(value)} END"
+    return _any_text(value, form)
 
 
 def _json(value: str) -> str:
-    return f"CASE WHEN typeof({value}) = 'text' AND json_valid({value}) THEN {value} ELSE {_any(value)} END"
+    return _any_text(value, f"CASE WHEN json_valid({value}) THEN {value} ELSE json_quote({value}) END")
 
 
 def _jsonb(value: str) -> str:
     # 8 asks for a strict check: json() of anything less would fail, and the write with it.
     return (
-        f"CASE typeof({value}) WHEN 'blob' THEN CASE WHEN json_valid({value}, 8) THEN json({value}) ELSE {_any(value)} END "
+        f"CASE WHEN {value} >= x'' THEN CASE WHEN json_valid({value}, 8) THEN json({value}) ELSE {_rest(value)} END "
         f"ELSE {_json(value)} END"
     )
 
@@ -210,6 +232,8 @@ _FORMS: tuple[tuple[type[peewee.Field], Form], ...] = (
     (peewee.BareField, _blob),
     (peewee.AnyField, _blob),
     (peewee.BooleanField, _boolean),
+    (peewee.CharField, _any_text),
+    (peewee.TextField, _any_text),
     (peewee.DecimalField, _decimal),
     (peewee.DateTimeField, _date_time),
     (peewee.DateField, _date),

@@ -31,10 +31,6 @@ TRANSACTION = "_honker_peewee_transaction"
 # SQLite counts time in whole milliseconds, which a day's fraction has to be rounded back to. The LIMIT keeps SQLite from
 # working it out again wherever it is used.
 _NOW = "(SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) AS ms LIMIT 1)"
-_EVENT_ID = (
-    "printf('%08x-%04x-7%03x-%04x-%012x', ms >> 16, ms & 65535, random() & 4095, 32768 | (random() & 16383), "
-    "random() & 281474976710655)"
-)
 _MOST_ARGUMENTS = 60  # SQLite's functions take at most 127, in older versions 100
 
 Objects = dict[tuple[str, str], str]
@@ -64,13 +60,21 @@ class Spec:
 
 
 _TRIGGERS = ("before_insert", "after_insert", "before_update", "after_update", "after_delete")
-_OWN = (("table", "replaced"), ("index", "replaced_row"), ("view", "row"), ("view", "json"), ("view", "event"))
-_INNER = ("form", "join", "note", "write", "announce")
+_OWN = (
+    ("table", "replaced"),
+    ("index", "replaced_row"),
+    ("view", "row"),
+    ("view", "json"),
+    ("view", "event"),
+    ("view", "done"),
+)
+_INNER = ("form", "join", "note", "write", "settle", "announce")
 
 
 def names(capture: str) -> list[tuple[str, str]]:
     """The types and names of all that a capture may have made, in the order in which they can be dropped."""
-    kinds = [*(("trigger", part) for part in (*_TRIGGERS, *_INNER)), *reversed(_OWN)]
+    kinds = [("trigger", part) for part in (*_TRIGGERS, *_INNER)]
+    kinds += [*(("view", part) for part in _VIEWS), ("index", _INDEX), ("table", _TABLE)]
     return [(kind, f"_honker_peewee_{capture}_{part}") for kind, part in kinds]
 
 
@@ -81,12 +85,23 @@ def objects(spec: Spec, table: Table) -> Objects:
 
 @dataclass(frozen=True, slots=True)
 class _Code:
-    """A piece of SQL in a template, where text stands for itself."""
+    """A piece of SQL in a template, where text stands for itself, and the place that printf() gives it."""
 
     sql: str
+    place: str = "%s"
 
 
 _Template = list["str | _Code"]
+
+
+# A UUID of version 7: RFC 9562, section 5.7.
+_EVENT_ID: _Template = [
+    _Code("ms >> 16", "%08x"),
+    _Code("ms & 65535", "-%04x"),
+    _Code("random() & 4095", "-7%03x"),
+    _Code("32768 | (random() & 16383)", "-%04x"),
+    _Code("random() & 281474976710655", "-%012x"),
+]
 
 
 def _printf(template: _Template) -> str:
@@ -97,7 +112,7 @@ def _printf(template: _Template) -> str:
         if isinstance(piece, str):
             text += piece.replace("%", "%%")
             continue
-        text += "%s"
+        text += piece.place
         codes.append(piece.sql)
         if len(codes) == _MOST_ARGUMENTS:
             parts.append(f"printf({literal(text)}, {', '.join(codes)})")
@@ -125,7 +140,8 @@ class _Writer:
         self.tells_changes = spec.old_values and "update" in spec.operations
         self.columns = list(dict.fromkeys(field.column_name for field in (*spec.fields, *spec.key)))
         self.on_table = quoted(table.name)
-        self.replaced, self.row, self.json, self.event = map(self._name, ("replaced", "row", "json", "event"))
+        own = ("replaced", "row", "json", "event", "done")
+        self.replaced, self.row, self.json, self.event, self.done = map(self._name, own)
 
     def _name(self, part: str) -> str:
         return quoted(f"_honker_peewee_{self.spec.name}_{part}")
@@ -153,6 +169,8 @@ class _Writer:
             made["trigger", "note"] = self._trigger(
                 f"INSTEAD OF INSERT ON {self.event}", "NEW.operation = 'note'", self._note()
             )
+            made["view", "done"] = self._view("row", *(f"v{number}" for number, _key in enumerate(self.table.unique_keys)))
+            made["trigger", "settle"] = self._trigger(f"INSTEAD OF INSERT ON {self.done}", *self._settle())
             made["trigger", "announce"] = self._trigger(f"AFTER UPDATE OF gone ON {self.replaced}", "1", *self._announce())
         made["trigger", "write"] = self._trigger(f"INSTEAD OF INSERT ON {self.event}", written, self._write())
         for part in _TRIGGERS:
@@ -184,7 +202,7 @@ class _Writer:
         return self._notes("1") if self.deletes else ("1", [])
 
     def _after_insert(self) -> tuple[str, list[str]]:
-        statements = self._mark_what_was_replaced() if self.deletes else []
+        statements = [self._report(None, "NEW")] if self.deletes else []
         if "insert" in self.spec.operations:
             where = self.spec.where("NEW")
             statements.append(self._tell("'insert'" if where == "1" else f"CASE WHEN {where} THEN 'insert' END", "NEW"))
@@ -210,8 +228,7 @@ class _Writer:
         changed = f"NOT ({_all(*(self._same(field) for field in self.spec.fields))})"
         statements = []
         if self.deletes:
-            # First the note of the row itself, which ON CONFLICT DO UPDATE found in its way and did not replace.
-            statements += [self._forget("OLD"), *self._mark_what_was_replaced()]
+            statements.append(self._report("OLD", "NEW"))
             if _all(is_, same_key) != "1":
                 gone = _all(was, f"NOT ({_all(is_, same_key)})")
                 statements.append(self._tell(f"CASE WHEN {gone} THEN 'delete' END", "OLD"))
@@ -231,7 +248,7 @@ class _Writer:
             return "1", []
         where = self.spec.where("OLD")
         operation = "'delete'" if where == "1" else f"CASE WHEN {where} THEN 'delete' END"
-        return "1", [self._forget("OLD"), self._tell(operation, "OLD")]
+        return "1", [self._report("OLD", None), self._tell(operation, "OLD")]
 
     def _tell(self, operation: str, row: str, old: str | None = None) -> str:
         """Hand a row on; nothing is told of an operation that is NULL."""
@@ -271,20 +288,27 @@ class _Writer:
             "WHERE key = NEW.key AND value = NEW.value AND row = NEW.row)"
         )
 
-    def _mark_what_was_replaced(self) -> list[str]:
-        return [
-            f"UPDATE {self.replaced} SET gone = 1 WHERE key = {number} AND value = {self._value(key)}"
-            for number, key in enumerate(self.table.unique_keys)
-        ]
+    def _report(self, old: str | None, new: str | None) -> str:
+        """Say that a row was changed or deleted, and which unique keys a new one has taken."""
+        values = [self._value(key) if new else "NULL" for key in self.table.unique_keys]
+        return f"INSERT INTO {self.done} VALUES ({self._row(old) if old else 'NULL'}, {', '.join(values)})"
+
+    def _settle(self) -> tuple[str, ...]:
+        """When there are notes: first forget that of the row itself, which ON CONFLICT DO UPDATE found in its way and did
+        not replace; then mark those of rows whose keys are taken."""
+        row = "row = NEW.row"
+        taken = [f"key = {number} AND value = NEW.v{number}" for number, _key in enumerate(self.table.unique_keys)]
+        return (
+            " OR ".join(f"EXISTS (SELECT 1 FROM {self.replaced} WHERE {which})" for which in (row, *taken)),
+            f"DELETE FROM {self.replaced} WHERE {row}",
+            *(f"UPDATE {self.replaced} SET gone = 1 WHERE {which}" for which in taken),
+        )
 
     def _announce(self) -> list[str]:
         return [
             f"INSERT INTO {self.event} VALUES ('delete', NULL, NULL, NULL, NEW.id, NEW.payload, '')",
             f"DELETE FROM {self.replaced} WHERE row = NEW.row",
         ]
-
-    def _forget(self, row: str) -> str:
-        return f"DELETE FROM {self.replaced} WHERE row = {self._row(row)}"
 
     def _row(self, row: str) -> str:
         """What tells the row from others: its rowid, or its primary key as one text."""
@@ -300,8 +324,9 @@ class _Writer:
         return f"(SELECT {sql} FROM (SELECT {columns}))"
 
     def _value(self, key: UniqueKey) -> str:
-        """What the new row has for a unique key, as one text."""
-        return self._joined([f"NEW.{term}" if key.plain else self._of_new(term) for term, _collation in key.terms])
+        """What the new row has for a unique key, as one text; NULL for a row that the key does not count."""
+        value = self._joined([f"NEW.{term}" if key.plain else self._of_new(term) for term, _collation in key.terms])
+        return f"CASE WHEN {self._of_new(f'({key.where})')} THEN {value} END" if key.where else value
 
     def _conflict(self, key: UniqueKey) -> str:
         """Whether the row _t has what the new row has for a unique key."""
@@ -361,19 +386,23 @@ class _Writer:
             return f"ifnull({forms[0]}, '')"
         return " || ',' || ".join(f"ifnull({form}, 'None')" for form in forms) or "''"
 
+    def _by_type(self, form: Callable[[str], str]) -> str:
+        saved, deleted = literal(form(self.spec.saved)), literal(form(self.spec.deleted))
+        return f"CASE NEW.operation WHEN 'delete' THEN {deleted} ELSE {saved} END"
+
     def _write(self) -> str:
-        type_ = f"CASE NEW.operation WHEN 'delete' THEN {literal(self.spec.deleted)} ELSE {literal(self.spec.saved)} END"
         event: _Template = [
             '{"type":',
-            _Code(f"json_quote({type_})"),
+            _Code(self._by_type(_json)),
             ',"id":',
             _Code("json_quote(NEW.id)"),
             ',"payload":',
             _Code("NEW.payload"),
             ',"event_id":"',
-            _Code(_EVENT_ID),
+            *_EVENT_ID,
             '","time":',
-            _Code("printf('%d.%03d', ms / 1000, ms % 1000)"),
+            _Code("ms / 1000", "%d"),
+            _Code("ms % 1000", ".%03d"),
             ',"operation":"',
             _Code("NEW.operation"),
             '",',
@@ -382,7 +411,7 @@ class _Writer:
             "}",
         ]
         if self.spec.stream is None:
-            table, columns, values = "_honker_notifications", "channel", type_
+            table, columns, values = "_honker_notifications", "channel", self._by_type(str)
         else:
             table, columns, values = "_honker_stream", "topic, key", f"{literal(self.spec.stream)}, NEW.id"
         return (
