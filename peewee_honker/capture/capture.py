@@ -11,9 +11,10 @@ from typing import Any
 import peewee
 
 from peewee_honker.capture.forms import literal, quoted
+from peewee_honker.capture.plan import Parts, Spec
 from peewee_honker.capture.table import read_table
 from peewee_honker.capture.transaction import TRANSACTION_TABLE
-from peewee_honker.capture.triggers import Objects, Spec, names, objects
+from peewee_honker.capture.triggers import names, objects
 from peewee_honker.capture.where import condition
 from peewee_honker.database import HonkerDatabase
 from peewee_honker.errors import HonkerError
@@ -170,7 +171,7 @@ class Capture:
             "types": [self.type_saved, self.type_deleted],
         }
 
-    def _objects(self, database: HonkerDatabase) -> Objects:
+    def _objects(self, database: HonkerDatabase) -> Parts:
         meta = self.model._meta
         table = read_table(database, meta.table_name, self.schema)
         there = {column.lower() for column in table.columns}
@@ -195,7 +196,7 @@ class Capture:
         )
         return objects(spec, table)
 
-    def _why(self, database: HonkerDatabase, wanted: Objects, known: tuple[int, str] | None) -> str | None:
+    def _why(self, database: HonkerDatabase, wanted: Parts, known: tuple[int, str] | None) -> str | None:
         """Why the triggers have to be made, or None."""
         if known is None:
             return "it was not there"
@@ -311,7 +312,7 @@ def suspended(captures: Iterable[Capture], database: HonkerDatabase | None = Non
         capture.install(target)
 
 
-def _fingerprint(wanted: Objects) -> str:
+def _fingerprint(wanted: Parts) -> str:
     return hashlib.sha256("\n".join(wanted.values()).encode()).hexdigest()
 
 
@@ -324,7 +325,7 @@ def _drop(database: HonkerDatabase, schema: str, name: str) -> bool:
     return bool(there or cursor.rowcount)
 
 
-def _there(database: HonkerDatabase, schema: str, name: str) -> Objects:
+def _there(database: HonkerDatabase, schema: str, name: str) -> Parts:
     """What there is of a capture in a file: the SQL by type and name."""
     wanted = ", ".join(literal(own) for _kind, own in names(name))
     rows = _rows(database, f"SELECT type, name, sql FROM {quoted(schema)}.sqlite_master WHERE name IN ({wanted})")

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from peewee_honker.capture.triggers import TRANSACTION
+from peewee_honker.capture.plan import TRANSACTION
 from peewee_honker.database import HonkerDatabase
 from peewee_honker.errors import HonkerError
 from peewee_honker.events import new_event_id
