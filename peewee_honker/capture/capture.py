@@ -75,8 +75,9 @@ class Capture:
         meta = model._meta
         table: str = meta.table_name
         self.model = model
-        self.operations = tuple(operation for operation in OPERATIONS if operation in set(operations))
-        unknown = set(operations) - set(OPERATIONS)
+        asked = frozenset(operations)
+        self.operations = tuple(operation for operation in OPERATIONS if operation in asked)
+        unknown = asked - set(OPERATIONS)
         if unknown or not self.operations:
             raise ValueError(f"operations are of {', '.join(OPERATIONS)}, not {', '.join(sorted(unknown)) or 'none'}")
         wanted = None if columns is None else tuple(columns)
@@ -113,7 +114,8 @@ class Capture:
             database: where; by default the model's database.
 
         Returns whether anything was made. It is one transaction, or part of the open one. Raises
-        `peewee.OperationalError` without the table, ValueError when it lacks a field's column or is no ordinary table.
+        `peewee.OperationalError` without the table or for a condition that SQLite does not understand, ValueError when the
+        table lacks a field's column or is no ordinary one.
         """
         database = self._database(database)
         if self.is_current(database):
@@ -127,6 +129,7 @@ class Capture:
             self._drop(database)
             for (kind, _name), text in wanted.items():
                 database.execute_sql(f"CREATE {kind} {quoted(self.schema)}.{text}")
+            self._try_out(database)
             database.execute_sql(
                 f"INSERT INTO {quoted(self.schema)}.{_CAPTURES} VALUES (?, ?, ?, ?, ?, ?)",
                 (
@@ -160,6 +163,17 @@ class Capture:
         if not isinstance(found, HonkerDatabase):
             raise TypeError(f"a capture is installed in a HonkerDatabase, not {type(found).__name__}")
         return found
+
+    def _try_out(self, database: HonkerDatabase) -> None:
+        """Have SQLite compile a change of each kind: what is wrong in a trigger would else be found by the next writer."""
+        table = f"{quoted(self.schema)}.{quoted(self.model._meta.table_name)}"
+        column = quoted(self.model._meta.sorted_fields[0].column_name)
+        for sql in (
+            f"INSERT INTO {table} DEFAULT VALUES",
+            f"UPDATE {table} SET {column} = {column}",
+            f"DELETE FROM {table}",
+        ):
+            database.execute_sql(f"EXPLAIN {sql}")
 
     def _options(self) -> dict[str, Any]:
         return {

@@ -44,9 +44,12 @@ def transaction(database: HonkerDatabase, origin: str | None = None) -> Iterator
     transaction; none of another connection, program or transaction has it. Within `atomic()` it covers the block, and in a
     block of its own kind it is that block, with its id.
 
-    Raises `HonkerError` while foreign keys are not enforced, since then a COMMIT in the block could not be kept from
-    leaving the id to others.
+    Raises `HonkerError` when no capture is installed, and while foreign keys are not enforced, since then a COMMIT in the
+    block could not be kept from leaving the id to others.
     """
+    made = database.execute_sql("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (TRANSACTION,))
+    if made.fetchone() is None:
+        raise HonkerError("transaction() is for changes that are captured: install a Capture first")
     with database.atomic():
         outer = database.execute_sql(f"SELECT event FROM {TRANSACTION}").fetchone()
         if outer is not None:
