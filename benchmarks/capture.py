@@ -5,8 +5,8 @@
 Each side is a file of its own with the same model; nobody listens. The ratios are medians, over the rounds, of the times
 of neighbouring samples. What is timed: 1,000 `Model.create` in a transaction, beside those of a table that is not captured,
 and beside those that are followed by Honker's `tx.notify` of the same event; 300 single creates; statements that change
-20,000 rows, with their commit; creates in a table that is not captured, in a file with captured ones; and how long SQLite
-takes to compile a statement that it has not met.
+20,000 rows, with their commit; creates in a table that is not captured, in a file with captured ones; and what SQLite takes
+to compile a statement that it has not met.
 """
 
 import argparse
@@ -76,8 +76,8 @@ class Result:
         return self.limit is None or self.ratio <= self.limit
 
 
-def open_side(path: Path, *captures: dict[str, Any]) -> Side:
-    """Make a file; each of `captures` are the options of a capture of its order table."""
+def open_side(path: Path, *captures: dict[str, Any], indexed: bool = False) -> Side:
+    """Make a file; each of `captures` are the options of a capture of its order table, which may have two indexes."""
     database = HonkerDatabase(path)
 
     class Row(Model):
@@ -100,6 +100,9 @@ def open_side(path: Path, *captures: dict[str, Any]) -> Side:
 
     database.bind([Order, Source, Other])
     database.create_tables([Order, Source, Other])
+    if indexed:
+        database.execute_sql("CREATE UNIQUE INDEX orders_pieces ON orders (pieces)")
+        database.execute_sql("CREATE INDEX orders_customer ON orders (customer)")
     rows = [row(number) for number in range(MANY)]
     with database.atomic():
         for start in range(0, MANY, 1000):
@@ -169,6 +172,12 @@ def delete(side: Side) -> None:
     side.database.execute_sql("DELETE FROM orders WHERE id > 0")
 
 
+def compile_new(side: Side) -> None:
+    """Texts that no cache knows, which change nothing."""
+    for number in range(SINGLE):
+        side.database.execute_sql(f"UPDATE orders SET pieces = 1 WHERE id = -{time.monotonic_ns()}{number}")
+
+
 def empty(side: Side) -> None:
     """Before a sample: no rows and no events."""
     for table in ("orders", "other", "_honker_notifications", "_honker_stream"):
@@ -194,10 +203,12 @@ COMPARISONS = [
     Comparison("create, durable", 2.0, CREATES, "durable", creates("order"), "plain", creates("order"), empty),
     Comparison("single create", None, SINGLE, "captured", singles, "plain", singles, empty),
     Comparison("insert ... select", 8.0, MANY, "captured", insert_select, "plain", insert_select, empty),
+    Comparison("the same with two indexes", None, MANY, "indexed captured", insert_select, "indexed", insert_select, empty),
     Comparison("update of all", None, MANY, "captured", update, "plain", update, fill),
     Comparison("update of all, old values", None, MANY, "old values", update, "plain", update, fill),
     Comparison("update outside the filter", None, MANY, "filtered", update, "plain", update, fill),
     Comparison("delete of all", None, MANY, "captured", delete, "plain", delete, fill),
+    Comparison("a new text to compile", None, SINGLE, "captured", compile_new, "plain", compile_new, empty),
     Comparison("create, not captured", 1.05, CREATES, "captured", creates("other"), "plain", creates("other"), empty),
 ]
 
@@ -250,6 +261,8 @@ def main() -> int:
             "captured": open_side(Path(folder, "captured.db"), {}),
             "old values": open_side(Path(folder, "old.db"), {"old_values": True}),
             "durable": open_side(Path(folder, "durable.db"), {"durable": True}),
+            "indexed": open_side(Path(folder, "indexed.db"), indexed=True),
+            "indexed captured": open_side(Path(folder, "indexed_captured.db"), {}, indexed=True),
         }
         filtered = open_side(Path(folder, "filtered.db"))
         Capture(filtered.order, where=filtered.order.total < 0).install(filtered.database)

@@ -160,7 +160,8 @@ def _decimal(value: str) -> str:
 def _date_time(value: str) -> str:
     return _any_text(
         value,
-        f"json_quote(CASE WHEN {value} GLOB '{_DATE} *' THEN substr({value}, 1, 10) || 'T' || substr({value}, 12) "
+        # The first space is where the time begins; a pattern would cost more than all the rest.
+        f"json_quote(CASE WHEN instr({value}, ' ') = 11 THEN substr({value}, 1, 10) || 'T' || substr({value}, 12) "
         f"WHEN {value} GLOB '{_DATE}' THEN {value} || 'T00:00:00' ELSE {value} END)",
     )
 
