@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from contextlib import nullcontext
 
 import peewee
 import pytest
@@ -298,8 +299,12 @@ def test_a_captured_row_looks_as_a_bridged_one_that_was_read_from_the_table(db, 
         made = Every.create(**row)
         (event,) = events(db)
         read = Every.get()
-        assert event["payload"] == row_payload(read)
-        assert [type(value) for value in event["payload"].values()] == [type(value) for value in row_payload(read).values()]
+        payload, expected = event["payload"], row_payload(read)
+        amount = payload.pop("amount"), expected.pop("amount")
+        # Older versions of SQLite read some decimals as the double beside the nearest: the payload has what was written.
+        assert amount[0] == amount[1] or decimal.Decimal(amount[0]) == row["amount"]
+        assert payload == expected
+        assert [type(value) for value in payload.values()] == [type(value) for value in expected.values()]
         assert event["id"] == key_text(made)
 
 
@@ -709,13 +714,56 @@ def test_a_migration_that_makes_the_table_anew_keeps_the_capture(db):
     assert told(db) == [("insert", "1"), ("insert", "2")]
 
 
-def test_a_migration_that_fails_has_the_capture_back(db):
-    capture = Capture(Order)
-    capture.install()
-    with pytest.raises(RuntimeError), suspended([capture]), db.atomic():
-        db.execute_sql('ALTER TABLE "order" DROP COLUMN note')
-        raise RuntimeError
-    assert capture.is_current()
+def test_a_migration_that_fails_has_the_former_capture_back(db):
+    former = Capture(Order, old_values=True)
+    former.install()
+
+    class NewOrder(Model):
+        customer = CharField()
+        total = DecimalField(default=0)
+
+        class Meta:
+            table_name = "order"
+
+    with db.bind_ctx([NewOrder]):
+        for outer, inner in [(db.atomic, nullcontext), (nullcontext, db.atomic)]:
+            with pytest.raises(RuntimeError), outer(), suspended([Capture(NewOrder)]), inner():
+                db.execute_sql('ALTER TABLE "order" DROP COLUMN note')
+                raise RuntimeError
+            assert former.is_current()
+
+
+def test_a_migration_in_a_transaction_leaves_no_gap(db, path):
+    Capture(Order).install()
+
+    class NewOrder(Model):
+        customer = CharField()
+        total = DecimalField(default=0)
+
+        class Meta:
+            table_name = "order"
+
+    with db.bind_ctx([NewOrder]):
+        capture = Capture(NewOrder)
+        with db.atomic(), suspended([capture]):
+            migrate(SqliteMigrator(db).drop_column("order", "note"))
+        assert capture.is_current()
+
+
+def test_a_table_that_is_renamed_is_captured_once(db):
+    Capture(Order).install()
+    db.execute_sql('ALTER TABLE "order" RENAME TO purchase')
+
+    class Purchase(Model):
+        customer = CharField()
+        total = DecimalField(default=0)
+        note = TextField(null=True)
+
+    with db.bind_ctx([Purchase]):
+        Capture(Purchase).install()
+        Purchase.create(customer="Ada")
+    assert told(db) == [("insert", "1")]
+    assert [found.name for found in installed_captures(db)] == ["purchase"]
 
 
 def test_a_capture_that_a_migration_went_round_is_made_anew_when_it_is_installed_again(db):

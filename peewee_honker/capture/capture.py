@@ -1,33 +1,31 @@
-"""Installing a capture: its triggers in the database's file, and a note there of what they were made from."""
+"""A capture: what of a model becomes events, and its triggers in the database's file."""
 
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import peewee
 
-from peewee_honker.capture.forms import literal, quoted
+from peewee_honker.capture.forms import quoted
+from peewee_honker.capture.installed import CAPTURES, drop, has_table, rows, tables_of, there, uninstall
 from peewee_honker.capture.plan import Parts, Spec
 from peewee_honker.capture.table import read_table
 from peewee_honker.capture.transaction import TRANSACTION_TABLE
-from peewee_honker.capture.triggers import names, objects
+from peewee_honker.capture.triggers import objects
 from peewee_honker.capture.where import condition
 from peewee_honker.database import HonkerDatabase
 from peewee_honker.errors import HonkerError
 
-__all__ = ["OPERATIONS", "Capture", "Installed", "create_tables", "installed_captures", "suspended", "uninstall"]
+__all__ = ["OPERATIONS", "Capture"]
 
 logger = logging.getLogger("peewee_honker.capture")
 
 OPERATIONS = ("insert", "update", "delete")
 _VERSION = 1  # of what the triggers write, and where
-_CAPTURES = "_honker_peewee_captures"
 _TABLES = (
-    f"""CREATE TABLE IF NOT EXISTS {{schema}}.{_CAPTURES} (
+    f"""CREATE TABLE IF NOT EXISTS {{schema}}.{CAPTURES} (
         name TEXT PRIMARY KEY, table_name TEXT NOT NULL, version INTEGER NOT NULL, fingerprint TEXT NOT NULL,
         made INTEGER NOT NULL, options TEXT NOT NULL) WITHOUT ROWID""",
     TRANSACTION_TABLE,
@@ -117,7 +115,7 @@ class Capture:
         `peewee.OperationalError` without the table or for a condition that SQLite does not understand, ValueError when the
         table lacks a field's column or is no ordinary one.
         """
-        database = self._database(database)
+        database = self.database(database)
         if self.is_current(database):
             return False
         with database.atomic():
@@ -126,12 +124,12 @@ class Capture:
             why = self._why(database, wanted, known)
             if why is None:  # another process was faster
                 return False
-            self._drop(database)
+            self._drop_former(database)
             for (kind, _name), text in wanted.items():
                 database.execute_sql(f"CREATE {kind} {quoted(self.schema)}.{text}")
             self._try_out(database)
             database.execute_sql(
-                f"INSERT INTO {quoted(self.schema)}.{_CAPTURES} VALUES (?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO {quoted(self.schema)}.{CAPTURES} VALUES (?, ?, ?, ?, ?, ?)",
                 (
                     self.name,
                     self.model._meta.table_name,
@@ -146,17 +144,18 @@ class Capture:
 
     def uninstall(self, database: HonkerDatabase | None = None) -> bool:
         """Drop the triggers and forget the capture; events that were written stay. Returns whether there was anything."""
-        return uninstall(self.name, self._database(database), self.schema)
+        return uninstall(self.name, self.database(database), self.schema)
 
     def is_current(self, database: HonkerDatabase | None = None) -> bool:
         """Whether what is installed is of this version of the package, these options, and the table as it is now.
 
         Reads only. Raises as `install` does.
         """
-        database = self._database(database)
+        database = self.database(database)
         return self._why(database, self._objects(database), self._recorded(database)) is None
 
-    def _database(self, database: HonkerDatabase | None) -> HonkerDatabase:
+    def database(self, database: HonkerDatabase | None = None) -> HonkerDatabase:
+        """Where the capture is installed: in `database`, else in the model's. Raises TypeError for another kind."""
         found = database if database is not None else self.model._meta.database
         if isinstance(found, peewee.Proxy):
             found = found.obj
@@ -218,23 +217,33 @@ class Capture:
             return f"it was of version {known[0]}"
         if known[1] != _fingerprint(wanted):
             return "its options, or the table's columns or unique keys, have changed"
-        if _there(database, self.schema, self.name) != {
+        if there(database, self.schema, self.name) != {
             what: f"CREATE {what[0].upper()} {text}" for what, text in wanted.items()
         }:
             return "its triggers were dropped or changed, as when the table is made anew"
         return None
 
     def _recorded(self, database: HonkerDatabase) -> tuple[int, str] | None:
-        if not _has_table(database, self.schema, _CAPTURES):
+        if not has_table(database, self.schema, CAPTURES):
             return None
-        rows = _rows(
-            database, f"SELECT version, fingerprint FROM {quoted(self.schema)}.{_CAPTURES} WHERE name = ?", self.name
+        found = rows(
+            database, f"SELECT version, fingerprint FROM {quoted(self.schema)}.{CAPTURES} WHERE name = ?", self.name
         )
-        return rows[0] if rows else None
+        return found[0] if found else None
+
+    def _drop_former(self, database: HonkerDatabase) -> None:
+        """Drop what there is of this capture, and others that the table still has from a former name of its own."""
+        drop(database, self.schema, self.name)
+        table = self.model._meta.table_name
+        others = f"SELECT name FROM {quoted(self.schema)}.{CAPTURES} WHERE lower(table_name) <> lower(?)"
+        for (other,) in rows(database, others, table):
+            if table.lower() in tables_of(database, self.schema, other):
+                logger.info("capture %s goes: its table is now %s", other, table)
+                drop(database, self.schema, other)
 
     def _make_our_tables(self, database: HonkerDatabase) -> None:
         target = "_honker_stream" if self.durable else "_honker_notifications"
-        if not _has_table(database, self.schema, target):
+        if not has_table(database, self.schema, target):
             raise HonkerError(
                 f"database {self.schema} has no table {target}, into which the triggers write: "
                 "open its file once by HonkerDatabase(path).connect()"
@@ -242,114 +251,6 @@ class Capture:
         for table in _TABLES:
             database.execute_sql(table.format(schema=quoted(self.schema)))
 
-    def _drop(self, database: HonkerDatabase) -> None:
-        _drop(database, self.schema, self.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """A capture as a file tells of it: its name, its table, what version made it, its options, and whether all that it
-    consists of is there (a table that is dropped takes its triggers along)."""
-
-    name: str
-    table: str
-    version: int
-    options: dict[str, Any]
-    complete: bool
-
-
-def installed_captures(database: HonkerDatabase, schema: str = "main") -> list[Installed]:
-    """The captures that a file knows of, by name."""
-    if not _has_table(database, schema, _CAPTURES):
-        return []
-    rows = _rows(
-        database, f"SELECT name, table_name, version, made, options FROM {quoted(schema)}.{_CAPTURES} ORDER BY name"
-    )
-    return [
-        Installed(name, table, version, json.loads(options), len(_there(database, schema, name)) == made)
-        for name, table, version, made, options in rows
-    ]
-
-
-def uninstall(name: str, database: HonkerDatabase, schema: str = "main") -> bool:
-    """Remove a capture by its name, also one whose model is no longer. Returns whether there was anything."""
-    if not _has_table(database, schema, _CAPTURES):
-        return False
-    with database.atomic():
-        return _drop(database, schema, name)
-
-
-def create_tables(captures: Iterable[Capture], database: HonkerDatabase | None = None, **options: Any) -> None:
-    """Create the tables of the captures' models where they are missing, and install the captures, as one transaction.
-
-    Arguments:
-        captures: the captures.
-        database: where; by default each model's database.
-        options: for `Database.create_tables`.
-    """
-    by_database: dict[HonkerDatabase, list[Capture]] = {}
-    for capture in captures:
-        by_database.setdefault(capture._database(database), []).append(capture)
-    for target, theirs in by_database.items():
-        with target.atomic(), target.bind_ctx([capture.model for capture in theirs]):
-            target.create_tables([capture.model for capture in theirs], **options)
-            for capture in theirs:
-                capture.install(target)
-
-
-@contextmanager
-def suspended(captures: Iterable[Capture], database: HonkerDatabase | None = None) -> Iterator[None]:
-    """Take captures away while a migration changes their tables, and install them again behind it.
-
-        with suspended([orders]), db.atomic():
-            migrate(migrator.drop_column("order", "note"))
-
-    SQLite refuses to drop or change a column that a trigger uses, and a table that is made anew loses its triggers. What
-    is written meanwhile is no event: nothing can be, by others, while the block holds a transaction.
-
-    The captures are installed as the models say at the block's end, also when it raises; what is then raised by the
-    installation (the table is not as its model) is logged, since the block's own error is the one to know.
-    """
-    targets = [(capture, capture._database(database)) for capture in captures]
-    for capture, target in targets:
-        capture.uninstall(target)
-    try:
-        yield
-    except BaseException:
-        for capture, target in targets:
-            try:
-                capture.install(target)
-            except (peewee.PeeweeException, ValueError):
-                logger.exception("capture %s is not installed after a migration that failed", capture.name)
-        raise
-    for capture, target in targets:
-        capture.install(target)
-
 
 def _fingerprint(wanted: Parts) -> str:
     return hashlib.sha256("\n".join(wanted.values()).encode()).hexdigest()
-
-
-def _drop(database: HonkerDatabase, schema: str, name: str) -> bool:
-    there = _there(database, schema, name)
-    for kind, own in names(name):
-        if (kind, own) in there:
-            database.execute_sql(f"DROP {kind} {quoted(schema)}.{quoted(own)}")
-    cursor: Any = database.execute_sql(f"DELETE FROM {quoted(schema)}.{_CAPTURES} WHERE name = ?", (name,))
-    return bool(there or cursor.rowcount)
-
-
-def _there(database: HonkerDatabase, schema: str, name: str) -> Parts:
-    """What there is of a capture in a file: the SQL by type and name."""
-    wanted = ", ".join(literal(own) for _kind, own in names(name))
-    rows = _rows(database, f"SELECT type, name, sql FROM {quoted(schema)}.sqlite_master WHERE name IN ({wanted})")
-    return {(kind, own): sql for kind, own, sql in rows}
-
-
-def _has_table(database: HonkerDatabase, schema: str, name: str) -> bool:
-    return bool(_rows(database, f"SELECT 1 FROM {quoted(schema)}.sqlite_master WHERE type = 'table' AND name = ?", name))
-
-
-def _rows(database: HonkerDatabase, sql: str, *values: Any) -> list[Any]:
-    cursor: Any = database.execute_sql(sql, values)
-    return list(cursor.fetchall())

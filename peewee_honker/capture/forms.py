@@ -136,7 +136,7 @@ def _boolean(value: str) -> str:
 
 
 def _decimal_text(value: str) -> str:
-    """The shortest decimal that is the REAL, as `str(Decimal(str(number)))` writes it."""
+    """The shortest decimal that SQLite reads as the REAL, as `str(Decimal(str(number)))` writes it."""
     digits = [f"printf('%!.{digits}g', {value})" for digits in (15, 16, 17)]
     small = f"rtrim(printf(CASE WHEN abs({value}) < 1e-5 THEN '%.20f' ELSE '%.19f' END, {value}), '0')"
     shortest = (

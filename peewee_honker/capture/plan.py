@@ -61,7 +61,7 @@ class Plan:
 
     def name(self, part: str) -> str:
         """The name of one of the capture's parts, quoted."""
-        return quoted(f"_honker_peewee_{self.spec.name}_{part}")
+        return quoted(f"_honker_peewee_{part}_{self.spec.name}")
 
     def numbered(self, prefix: str) -> list[str]:
         """What the views call the columns' values."""

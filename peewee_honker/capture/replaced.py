@@ -1,11 +1,11 @@
 """Rows that `OR REPLACE` deletes: noted before, announced after.
 
 SQLite runs no delete trigger for them unless the writing connection asked for `recursive_triggers`. A BEFORE trigger
-cannot know what the statement will do about a conflict, so it only notes what stands in the way, in the table
-`..._replaced`. When the AFTER trigger runs, the new row is in its place, so whatever had one of its unique keys is gone: its
-note is marked, and a trigger on the notes announces it. What was ignored, or updated by ON CONFLICT DO UPDATE, is never
-announced; its note goes when the row changes. A connection with `recursive_triggers` runs the delete trigger as well, which
-takes the note away, so that the row is announced once.
+cannot know what the statement will do about a conflict, so it only notes what stands in the way, in a table. When the AFTER
+trigger runs, the new row is in its place, so whatever had one of its unique keys is gone: its note is marked, and a trigger
+on the notes announces it. What was ignored, or updated by ON CONFLICT DO UPDATE, is never announced; its note goes when the
+row changes. A connection with `recursive_triggers` runs the delete trigger as well, which takes the note away, so that the
+row is announced once.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Replaced:
                 "(key INTEGER NOT NULL, value NOT NULL, row NOT NULL, id TEXT NOT NULL, payload TEXT NOT NULL, "
                 "gone INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (key, value, row)) WITHOUT ROWID"
             ),
-            ("index", "replaced_row"): f"ON {plan.replaced} (row)",
+            ("index", "noted"): f"ON {plan.replaced} (row)",
             ("view", "done"): plan.view("row", *(f"v{number}" for number in keys)),
             ("trigger", "note"): plan.trigger(f"INSTEAD OF INSERT ON {plan.event}", "NEW.operation = 'note'", self._note()),
             ("trigger", "settle"): plan.trigger(f"INSTEAD OF INSERT ON {plan.done}", *self._settle()),

@@ -5,8 +5,9 @@ changed: a row that an UPDATE brings into it is inserted, one that leaves it is 
 under the old key and inserted under the new one.
 
 SQLite compiles a table's triggers into every statement that changes it, so the long SQL stands once. The triggers on the
-table insert the bare values into a view, `..._row`, whose trigger makes JSON of each; that goes through another,
-`..._json`, which makes the payload, into a third, `..._event`, whose trigger writes the event. The views keep nothing.
+table insert the bare values into a view, `_honker_peewee_row_...`, whose trigger makes JSON of each; that goes through
+another, `..._json_...`, which makes the payload, into a third, `..._event_...`, whose trigger writes the event. The views
+keep nothing.
 """
 
 import peewee
@@ -27,8 +28,8 @@ _VIEWS = ("row", "json", "event", "done")
 def names(capture: str) -> list[tuple[str, str]]:
     """The types and names of all that a capture may have made, in the order in which they can be dropped."""
     parts = [*(("trigger", part) for part in _TRIGGERS), *(("view", part) for part in _VIEWS)]
-    parts += [("index", "replaced_row"), ("table", "replaced")]
-    return [(kind, f"_honker_peewee_{capture}_{part}") for kind, part in parts]
+    parts += [("index", "noted"), ("table", "replaced")]
+    return [(kind, f"_honker_peewee_{part}_{capture}") for kind, part in parts]
 
 
 def objects(spec: Spec, table: Table) -> dict[tuple[str, str], str]:
@@ -38,7 +39,7 @@ def objects(spec: Spec, table: Table) -> dict[tuple[str, str], str]:
     parts = {**(Replaced(plan).parts() if plan.deletes else {}), **Writing(plan).parts(), **_Triggers(plan).parts()}
     in_order = sorted(parts, key=lambda part: ("table", "index", "view", "trigger").index(part[0]))
     return {
-        (kind, f"_honker_peewee_{spec.name}_{part}"): f"{plan.name(part)} {parts[kind, part]}" for kind, part in in_order
+        (kind, f"_honker_peewee_{part}_{spec.name}"): f"{plan.name(part)} {parts[kind, part]}" for kind, part in in_order
     }
 
 
