@@ -167,6 +167,20 @@ def test_a_row_that_an_update_or_replace_pushes_aside_is_deleted(db):
     assert told(db) == [("delete", "2"), ("delete", "1"), ("insert", "2")]
 
 
+def test_a_default_that_replaces_null_can_push_a_row_aside(db):
+    db.execute_sql("CREATE TABLE tag (id INTEGER PRIMARY KEY, word TEXT NOT NULL DEFAULT 'new' UNIQUE)")
+    db.execute_sql("CREATE UNIQUE INDEX tag_upper ON tag (upper(word)) WHERE length(word) > 1")
+
+    class Tag(db.Model):
+        word = TextField()
+
+    Capture(Tag).install()
+    db.execute_sql("INSERT INTO tag (word) VALUES ('new')")
+    db.execute_sql("INSERT OR REPLACE INTO tag (id, word) VALUES (5, NULL)")
+    db.execute_sql("UPDATE OR REPLACE tag SET word = 'neW'")
+    assert told(db) == [("insert", "1"), ("delete", "1"), ("insert", "5"), ("update", "5")]
+
+
 def test_what_a_foreign_key_deletes_and_sets_is_heard(db):
     class Owner(db.Model):
         name = CharField()

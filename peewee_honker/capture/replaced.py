@@ -46,7 +46,7 @@ class Replaced:
         values = [f"_t.{quoted(column)}" for column in self.plan.columns]
         values += ["NULL" for _column in self.plan.columns if self.plan.tells_changes]
         return " OR ".join(f"EXISTS (SELECT 1 {at} {conflict})" for conflict in conflicts), [
-            f"INSERT INTO {self.plan.row} SELECT 'note', {number}, {self._value(key)}, {self._row('_t')}, "
+            f"INSERT INTO {self.plan.row} SELECT 'note', {number}, {self._value(key, before=True)}, {self._row('_t')}, "
             f"{', '.join(values)} {at} {all_of(conflict, self.plan.spec.where('_t'))}"
             for number, (key, conflict) in enumerate(zip(self.plan.table.unique_keys, conflicts, strict=True))
         ]
@@ -90,22 +90,31 @@ class Replaced:
     def _joined(self, values: Sequence[str]) -> str:
         return " || ',' || ".join(f"quote({value})" for value in values)
 
-    def _of_new(self, sql: str) -> str:
-        """An expression over the table's columns, for the new row."""
-        columns = ", ".join(f"NEW.{quoted(column)} AS {quoted(column)}" for column in self.plan.table.columns)
-        return f"(SELECT {sql} FROM (SELECT {columns}))"
+    def _new(self, column: str, *, before: bool) -> str:
+        """A column of the new row. Before it is written, NULL stands where OR REPLACE would put a default."""
+        default = self.plan.table.defaults.get(column) if before else None
+        value = f"NEW.{quoted(column)}"
+        return f"ifnull({value}, {default})" if default is not None else value
 
-    def _value(self, key: UniqueKey) -> str:
+    def _of_new(self, key: UniqueKey, term: str, *, before: bool) -> str:
+        """What the new row has for a term of a unique key: a column, the rowid, or an expression over the columns."""
+        if key.plain:
+            column = term[1:-1].replace('""', '"')
+            return self._new(column, before=before) if term[0] == '"' else f"NEW.{term}"
+        columns = ", ".join(f"{self._new(column, before=before)} AS {quoted(column)}" for column in self.plan.table.columns)
+        return f"(SELECT {term} FROM (SELECT {columns}))"
+
+    def _value(self, key: UniqueKey, *, before: bool = False) -> str:
         """What the new row has for a unique key, as one text; NULL for a row that the key does not count."""
-        value = self._joined([f"NEW.{term}" if key.plain else self._of_new(term) for term, _collation in key.terms])
-        return f"CASE WHEN {self._of_new(f'({key.where})')} THEN {value} END" if key.where else value
+        value = self._joined([self._of_new(key, term, before=before) for term, _collation in key.terms])
+        return f"CASE WHEN {self._of_new(key, f'({key.where})', before=before)} THEN {value} END" if key.where else value
 
     def _conflict(self, key: UniqueKey) -> str:
-        """Whether the row _t has what the new row has for a unique key."""
+        """Whether the row _t has what the new row, before it is written, has for a unique key."""
         equal = [
-            f"_t.{term} = NEW.{term}" + (f" COLLATE {quoted(collation)}" if term[0] == '"' else "")
-            if key.plain
-            else f"{term} = {self._of_new(term)} COLLATE {quoted(collation)}"
+            f"{f'_t.{term}' if key.plain else term} = {self._of_new(key, term, before=True)}"
+            + (f" COLLATE {quoted(collation)}" if term[0] in '"(' else "")
             for term, collation in key.terms
         ]
-        return all_of(*equal, *((f"({key.where})", self._of_new(f"({key.where})")) if key.where else ()))
+        counted = [f"({key.where})", self._of_new(key, f"({key.where})", before=True)] if key.where else []
+        return all_of(*equal, *counted)

@@ -41,12 +41,14 @@ class UniqueKey:
 class Table:
     """A table of the file: names (unquoted) of all its columns, what tells its rows apart, and its unique keys.
 
-    `untyped` are the columns without affinity, which can hold 1 and 1.0 as two values that compare equal.
+    `untyped` are the columns without affinity, which can hold 1 and 1.0 as two values that compare equal; `defaults` has the
+    SQL of those columns' defaults for which `OR REPLACE` takes them instead of NULL.
     """
 
     name: str
     columns: tuple[str, ...]
     untyped: frozenset[str]
+    defaults: dict[str, str]
     identity: tuple[str, ...]
     unique_keys: tuple[UniqueKey, ...]
 
@@ -77,7 +79,10 @@ def read_table(database: "HonkerDatabase", name: str, schema: str = "main") -> T
         identity = (rowid,)
         keys.insert(0, UniqueKey(((rowid, "BINARY"),)))
     untyped = frozenset(column["name"] for column in info if column["type"].upper() in ("", "BLOB", "ANY"))
-    return Table(row["name"], columns, untyped, identity, tuple(keys))
+    defaults = {
+        column["name"]: column["dflt_value"] for column in info if column["notnull"] and column["dflt_value"] is not None
+    }
+    return Table(row["name"], columns, untyped, defaults, identity, tuple(keys))
 
 
 def _unique_key(database: "HonkerDatabase", schema: str, index: dict[str, Any]) -> UniqueKey:
