@@ -603,6 +603,37 @@ def test_the_sqlite3_shell_is_heard(db, path):
     assert told(db) == [("insert", "1"), ("insert", "2"), ("delete", "1"), ("delete", "2")]
 
 
+def test_a_bus_in_another_process_hears_what_queries_of_this_one_write(db, path):
+    Capture(Order).install()
+    code = """
+    import sys
+    from peewee import *
+    from peewee_honker import EventBus, HonkerDatabase
+    from peewee_honker.signals import Model
+    db = HonkerDatabase(sys.argv[1])
+    class Order(Model):
+        customer = CharField()
+        class Meta:
+            database = db
+    bus = EventBus(db)
+    orders = bus.bridge(Order)
+    @orders.saved.connect
+    @orders.deleted.connect
+    def hear(sender, event):
+        print(event.operation, event.id, event.payload["customer"])
+    with bus:
+        print("ready")
+        sys.stdin.readline()
+    """
+    with outside.Script(code, path) as receiver:
+        assert receiver.line() == "ready"
+        Order.insert_many([{"customer": "Ada"}, {"customer": "Eve"}]).execute()
+        Order.delete().where(Order.id == 1).execute()
+        assert [receiver.line() for _ in range(3)] == ["insert 1 Ada", "insert 2 Eve", "delete 1 Ada"]
+        receiver.say("end")
+        assert receiver.finish() == ""
+
+
 def test_a_killed_writer_leaves_an_event_for_every_committed_change_and_for_no_other(db, path):
     Capture(Order, durable=True).install()
     code = """
@@ -677,6 +708,29 @@ def test_two_captures_of_a_table_have_names(db):
     assert [json.loads(text)["operation"] for (text,) in db.execute_sql("SELECT payload FROM _honker_stream")] == ["delete"]
     assert uninstall("audit", db)
     assert [found.name for found in installed_captures(db)] == ["order"]
+
+
+def test_processes_that_install_at_once_make_it_once(db, path):
+    code = """
+    import sys
+    from peewee import *
+    from peewee_honker import HonkerDatabase
+    from peewee_honker.capture import Capture
+    db = HonkerDatabase(sys.argv[1], timeout=20)
+    class Order(db.Model):
+        customer = CharField()
+    capture = Capture(Order)
+    db.connect()
+    print("ready")
+    sys.stdin.readline()
+    print(capture.install(), capture.is_current())
+    """
+    with outside.Script(code, path) as one, outside.Script(code, path) as other:
+        scripts = (one, other)
+        assert [script.line() for script in scripts] == ["ready", "ready"]
+        for script in scripts:
+            script.say("go")
+        assert sorted(script.line() for script in scripts) == ["False True", "True True"]
 
 
 def test_a_new_unique_index_is_seen_as_a_change(db):

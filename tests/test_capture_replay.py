@@ -252,9 +252,11 @@ def writer(request: Any, captured: HonkerDatabase, path: str) -> Iterator[Any]:
     writer.close()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(batches=st.lists(batches(), min_size=1, max_size=4), recursive=st.booleans())
-def test_replaying_the_events_onto_an_empty_copy_gives_the_same_table(captured, writer, batches, recursive):
+HEALTH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+def check(captured: HonkerDatabase, writer: Any, batches: list[list[str]], recursive: bool) -> None:
+    """Write, and replay what was told."""
     for table in (*VALUES, "_honker_notifications"):
         captured.execute_sql(f"DELETE FROM {table}")
     captured.execute_sql("DELETE FROM _honker_notifications")
@@ -269,3 +271,17 @@ def test_replaying_the_events_onto_an_empty_copy_gives_the_same_table(captured, 
     for table in VALUES:
         rows = captured.execute_sql(f"SELECT {columns_of(table)} FROM {table}").fetchall()
         assert replay.rows(table) == typed(rows)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=HEALTH)
+@given(batches=st.lists(batches(), min_size=1, max_size=4), recursive=st.booleans())
+def test_replaying_the_events_onto_an_empty_copy_gives_the_same_table(captured, writer, batches, recursive):
+    check(captured, writer, batches, recursive)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@settings(max_examples=4000, deadline=None, suppress_health_check=HEALTH)
+@given(batches=st.lists(batches(), min_size=1, max_size=6), recursive=st.booleans())
+def test_replaying_the_events_of_long_histories_gives_the_same_table(captured, writer, batches, recursive):
+    check(captured, writer, batches, recursive)
