@@ -27,37 +27,36 @@ class Replaced:
         """The notes' table and the triggers around it."""
         plan = self.plan
         keys = range(len(plan.table.unique_keys))
+        values = ", ".join(plan.numbered("c"))
         return {
             ("table", "replaced"): (
-                "(key INTEGER NOT NULL, value NOT NULL, row NOT NULL, id TEXT NOT NULL, payload TEXT NOT NULL, "
-                "gone INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (key, value, row)) WITHOUT ROWID"
+                "(key INTEGER NOT NULL, value NOT NULL, row NOT NULL, gone INTEGER NOT NULL DEFAULT 0, "
+                f"{values}, PRIMARY KEY (key, value, row)) WITHOUT ROWID"
             ),
             ("index", "noted"): f"ON {plan.replaced} (row)",
             ("view", "done"): plan.view("row", *(f"v{number}" for number in keys)),
-            ("trigger", "note"): plan.trigger(f"INSTEAD OF INSERT ON {plan.event}", "NEW.operation = 'note'", self._note()),
             ("trigger", "settle"): plan.trigger(f"INSTEAD OF INSERT ON {plan.done}", *self._settle()),
             ("trigger", "announce"): plan.trigger(f"AFTER UPDATE OF gone ON {plan.replaced}", "1", *self._announce()),
         }
 
     def notes(self, but: str) -> tuple[str, list[str]]:
-        """Whether the new row takes another row's unique key, and the notes about such rows."""
+        """Whether the new row takes another row's unique key, and the statements that note such rows."""
         at = f"FROM {quoted(self.plan.table.name)} AS _t WHERE"
         conflicts = [all_of(self._conflict(key), but) for key in self.plan.table.unique_keys]
-        values = [f"_t.{quoted(column)}" for column in self.plan.columns]
-        values += ["NULL" for _column in self.plan.columns if self.plan.tells_changes]
         return " OR ".join(f"EXISTS (SELECT 1 {at} {conflict})" for conflict in conflicts), [
-            f"INSERT INTO {self.plan.row} SELECT 'note', {number}, {self._value(key, before=True)}, {self._row('_t')}, "
-            f"{', '.join(values)} {at} {all_of(conflict, self.plan.spec.where('_t'))}"
+            self._note(number, key, f"{at} {all_of(conflict, self.plan.spec.where('_t'))}")
             for number, (key, conflict) in enumerate(zip(self.plan.table.unique_keys, conflicts, strict=True))
         ]
 
-    def _note(self) -> str:
+    def _note(self, number: int, key: UniqueKey, rows: str) -> str:
         # A note that is there is right, since it goes with any change of its row. No conflict clause: the one of the
         # statement that runs the trigger would override it.
+        value, row = self._value(key, before=True), self._row("_t")
+        columns = ", ".join(["key", "value", "row", *self.plan.numbered("c")])
+        values = ", ".join([str(number), value, row, *(f"_t.{quoted(column)}" for column in self.plan.columns)])
         return (
-            f"INSERT INTO {self.plan.replaced} (key, value, row, id, payload) "
-            f"SELECT NEW.key, NEW.value, NEW.row, NEW.id, NEW.payload WHERE NOT EXISTS (SELECT 1 FROM {self.plan.replaced} "
-            "WHERE key = NEW.key AND value = NEW.value AND row = NEW.row)"
+            f"INSERT INTO {self.plan.replaced} ({columns}) SELECT {values} {rows} AND NOT EXISTS "
+            f"(SELECT 1 FROM {self.plan.replaced} WHERE key = {number} AND value = {value} AND row = {row})"
         )
 
     def report(self, old: str | None, new: str | None) -> str:
@@ -78,7 +77,7 @@ class Replaced:
 
     def _announce(self) -> list[str]:
         return [
-            f"INSERT INTO {self.plan.event} VALUES ('delete', NULL, NULL, NULL, NEW.id, NEW.payload, '')",
+            self.plan.tell("'delete'", [f"NEW.{value}" for value in self.plan.numbered("c")]),
             f"DELETE FROM {self.plan.replaced} WHERE row = NEW.row",
         ]
 

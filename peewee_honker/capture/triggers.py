@@ -5,9 +5,8 @@ changed: a row that an UPDATE brings into it is inserted, one that leaves it is 
 under the old key and inserted under the new one.
 
 SQLite compiles a table's triggers into every statement that changes it, so the long SQL stands once. The triggers on the
-table insert the bare values into a view, `_honker_peewee_row_...`, whose trigger makes JSON of each; that goes through
-another, `..._json_...`, which makes the payload, into a third, `..._event_...`, whose trigger writes the event. The views
-keep nothing.
+table insert the bare values into a view, `_honker_peewee_row_...`, whose trigger makes JSON of them and writes the event;
+where old values are told, by way of another view, `..._json_...`, so that no value is formed twice. The views keep nothing.
 """
 
 import peewee
@@ -21,8 +20,8 @@ from peewee_honker.capture.writing import Writing
 __all__ = ["names", "objects"]
 
 _ON_TABLE = ("before_insert", "after_insert", "before_update", "after_update", "after_delete")
-_TRIGGERS = (*_ON_TABLE, "form", "join", "note", "write", "settle", "announce")
-_VIEWS = ("row", "json", "event", "done")
+_TRIGGERS = (*_ON_TABLE, "form", "write", "settle", "announce")
+_VIEWS = ("row", "json", "done")
 
 
 def names(capture: str) -> list[tuple[str, str]]:
