@@ -87,7 +87,7 @@ class Replaced:
         return f"{row}.{parts[0]} + 0" if parts[0][0] != '"' else self._joined([f"{row}.{part}" for part in parts])
 
     def _joined(self, values: Sequence[str]) -> str:
-        return " || ',' || ".join(f"quote({value})" for value in values)
+        return values[0] if len(values) == 1 else " || ',' || ".join(f"quote({value})" for value in values)
 
     def _new(self, column: str, *, before: bool) -> str:
         """A column of the new row. Before it is written, NULL stands where OR REPLACE would put a default."""
