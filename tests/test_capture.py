@@ -219,6 +219,34 @@ def test_a_table_without_a_primary_key_has_events_without_an_id(db):
     assert told(db) == [("insert", ""), ("update", ""), ("delete", "")]
 
 
+def test_a_generated_column_is_captured_and_its_table_may_begin_with_it(db):
+    db.execute_sql("CREATE TABLE double (twice INTEGER AS (once * 2), once INTEGER, more INTEGER AS (once + 1) STORED)")
+
+    class Double(db.Model):
+        twice = IntegerField()
+        once = IntegerField()
+        more = IntegerField()
+
+        class Meta:
+            primary_key = False
+
+    Capture(Double, old_values=True).install()
+    db.execute_sql("INSERT INTO double (once) VALUES (2)")
+    db.execute_sql("UPDATE double SET once = 3")
+    inserted, updated = events(db)
+    assert inserted["payload"] == {"twice": 4, "once": 2, "more": 3}
+    assert updated["changes"] == {"twice": [4, 6], "once": [2, 3], "more": [3, 4]}
+
+
+def test_a_captured_table_s_keys_and_counts_are_what_they_were(db):
+    Capture(Order).install()
+    Order.insert_many([{"customer": "Ada"}] * 3).execute()
+    Order.update(note="x").execute()
+    assert Order.create(customer="Eve").id == 4
+    assert Order.update(note="y").where(Order.id > 2).execute() == 2
+    assert Order.delete().execute() == 4
+
+
 def test_a_wide_table_is_captured_whole(db):
     Wide = type("Wide", (db.Model,), {f"field_{number}": IntegerField(default=number) for number in range(150)})
     create_tables([Capture(Wide, old_values=True)])
@@ -742,6 +770,19 @@ def test_a_new_unique_index_is_seen_as_a_change(db):
     Order.create(customer="Ada", total=1)
     Order.insert(customer="ADA", total=2).on_conflict_replace().execute()
     assert told(db) == [("insert", "1"), ("delete", "1"), ("insert", "2")]
+
+
+def test_what_a_trigger_of_the_user_s_does_to_the_row_is_told_after_what_caused_it(db):
+    capture = Capture(Order)
+    capture.install()
+    db.execute_sql(
+        'CREATE TRIGGER stamp AFTER INSERT ON "order" BEGIN UPDATE "order" SET note = \'new\' WHERE id = NEW.id; END'
+    )
+    assert not capture.is_current()
+    capture.install()
+    assert capture.is_current()
+    Order.create(customer="Ada")
+    assert [(event["operation"], event["payload"]["note"]) for event in events(db)] == [("insert", None), ("update", "new")]
 
 
 def test_a_table_that_is_dropped_and_made_again_is_captured_again(db):

@@ -9,7 +9,7 @@ from typing import Any
 import peewee
 
 from peewee_honker.capture.forms import quoted
-from peewee_honker.capture.installed import CAPTURES, drop, has_table, rows, tables_of, there, uninstall
+from peewee_honker.capture.installed import CAPTURES, drop, has_newer_triggers, has_table, rows, tables_of, there, uninstall
 from peewee_honker.capture.plan import Parts, Spec
 from peewee_honker.capture.table import read_table
 from peewee_honker.capture.transaction import TRANSACTION_TABLE
@@ -166,7 +166,7 @@ class Capture:
     def _try_out(self, database: HonkerDatabase) -> None:
         """Have SQLite compile a change of each kind: what is wrong in a trigger would else be found by the next writer."""
         table = f"{quoted(self.schema)}.{quoted(self.model._meta.table_name)}"
-        column = quoted(self.model._meta.sorted_fields[0].column_name)
+        column = quoted(read_table(database, self.model._meta.table_name, self.schema).writable)
         for sql in (
             f"INSERT INTO {table} DEFAULT VALUES",
             f"UPDATE {table} SET {column} = {column}",
@@ -221,6 +221,8 @@ class Capture:
             what: f"CREATE {what[0].upper()} {text}" for what, text in wanted.items()
         }:
             return "its triggers were dropped or changed, as when the table is made anew"
+        if has_newer_triggers(database, self.schema, self.name):
+            return "the table has newer triggers, which SQLite would run first"
         return None
 
     def _recorded(self, database: HonkerDatabase) -> tuple[int, str] | None:

@@ -9,7 +9,18 @@ from peewee_honker.capture.plan import Parts
 from peewee_honker.capture.triggers import names
 from peewee_honker.database import HonkerDatabase
 
-__all__ = ["CAPTURES", "Installed", "drop", "has_table", "installed_captures", "rows", "tables_of", "there", "uninstall"]
+__all__ = [
+    "CAPTURES",
+    "Installed",
+    "drop",
+    "has_newer_triggers",
+    "has_table",
+    "installed_captures",
+    "rows",
+    "tables_of",
+    "there",
+    "uninstall",
+]
 
 CAPTURES = "_honker_peewee_captures"
 
@@ -78,3 +89,20 @@ def tables_of(database: HonkerDatabase, schema: str, name: str) -> set[str]:
     wanted = ", ".join(literal(own) for _kind, own in names(name))
     found = f"SELECT lower(tbl_name) FROM {quoted(schema)}.sqlite_master WHERE type = 'trigger' AND name IN ({wanted})"
     return {table for (table,) in rows(database, found)}
+
+
+def has_newer_triggers(database: HonkerDatabase, schema: str, name: str) -> bool:
+    """Whether somebody else's trigger was made on a capture's table after the capture.
+
+    SQLite runs the newest trigger first (it does not promise an order). If that one changes the row that it runs for, the
+    capture would tell of this change before the one that caused it.
+    """
+    master = f"{quoted(schema)}.sqlite_master"
+    wanted = ", ".join(literal(own) for _kind, own in names(name))
+    ours = f"type = 'trigger' AND name IN ({wanted}) AND tbl_name NOT LIKE '\\_honker\\_peewee\\_%' ESCAPE '\\'"
+    newer = (
+        f"SELECT 1 FROM {master} AS theirs, (SELECT min(rowid) AS first, tbl_name FROM {master} WHERE {ours}) AS own "
+        "WHERE theirs.type = 'trigger' AND lower(theirs.tbl_name) = lower(own.tbl_name) AND theirs.rowid > own.first "
+        "AND theirs.name NOT LIKE '\\_honker\\_peewee\\_%' ESCAPE '\\' LIMIT 1"
+    )
+    return bool(rows(database, newer))

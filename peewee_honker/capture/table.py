@@ -39,7 +39,8 @@ class UniqueKey:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of the file: names (unquoted) of all its columns, what tells its rows apart, and its unique keys.
+    """A table of the file: names (unquoted) of all its columns, one that can be written, what tells its rows apart, and its
+    unique keys.
 
     `untyped` are the columns without affinity, which can hold 1 and 1.0 as two values that compare equal; `defaults` has the
     SQL of those columns' defaults for which `OR REPLACE` takes them instead of NULL.
@@ -47,6 +48,7 @@ class Table:
 
     name: str
     columns: tuple[str, ...]
+    writable: str
     untyped: frozenset[str]
     defaults: dict[str, str]
     identity: tuple[str, ...]
@@ -82,7 +84,8 @@ def read_table(database: "HonkerDatabase", name: str, schema: str = "main") -> T
     defaults = {
         column["name"]: column["dflt_value"] for column in info if column["notnull"] and column["dflt_value"] is not None
     }
-    return Table(row["name"], columns, untyped, defaults, identity, tuple(keys))
+    writable = next(column["name"] for column in info if not column["hidden"])  # the others are generated
+    return Table(row["name"], columns, writable, untyped, defaults, identity, tuple(keys))
 
 
 def _unique_key(database: "HonkerDatabase", schema: str, index: dict[str, Any]) -> UniqueKey:
