@@ -235,6 +235,9 @@ def captured(db: HonkerDatabase) -> HonkerDatabase:
     db.bind(MODELS)
     for model in MODELS:
         Capture(model, old_values=True).install()
+    Capture(
+        Thing, name="some", channel="some.{operation}", columns=["id", "left", "right"], where=(Thing.left > 0) & Thing.flag
+    ).install()
     return db
 
 
@@ -252,6 +255,19 @@ def writer(request: Any, captured: HonkerDatabase, path: str) -> Iterator[Any]:
     writer.close()
 
 
+def apply_to_view(view: dict[str, Any], event: dict[str, Any]) -> None:
+    """Follow a view of some rows and fields."""
+    row = tuple(event["payload"].values())
+    if event["operation"] == "insert":
+        assert event["id"] not in view
+        view[event["id"]] = row
+    elif event["operation"] == "update":
+        assert view[event["id"]] != row, "an update changes something that the view shows"
+        view[event["id"]] = row
+    else:
+        assert view.pop(event["id"]) == row
+
+
 HEALTH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
@@ -266,8 +282,15 @@ def check(captured: HonkerDatabase, writer: Any, batches: list[list[str]], recur
         writer.run([*pragma, *batch])
 
     replay = Replay()
+    view: dict[str, Any] = {}
     for (text,) in captured.execute_sql("SELECT payload FROM _honker_notifications ORDER BY id").fetchall():
-        replay.apply(json.loads(text))
+        event = json.loads(text)
+        if event["type"].startswith("some."):
+            apply_to_view(view, event)
+        else:
+            replay.apply(event)
+    shown = captured.execute_sql('SELECT id, "left", "right" FROM thing WHERE "left" > 0 AND flag').fetchall()
+    assert sorted(view.values(), key=repr) == sorted(map(tuple, shown), key=repr)
     for table in VALUES:
         rows = captured.execute_sql(f"SELECT {columns_of(table)} FROM {table}").fetchall()
         assert replay.rows(table) == typed(rows)
