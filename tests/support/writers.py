@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 from collections.abc import Sequence
-from typing import Any
 
 import peewee
 
@@ -105,8 +104,3 @@ class Shell:
         """End the process."""
         self.process.kill()
         self.process.communicate()
-
-
-def values_of(db: Any, sql: str) -> list[Any]:
-    """The rows of a select, on a HonkerDatabase."""
-    return list(db.execute_sql(sql).fetchall())
