@@ -2,8 +2,8 @@
 
 from peewee_honker.bus import EventBus
 from peewee_honker.database import HonkerDatabase
-from peewee_honker.errors import EngineClosedError, HonkerError, SharedFileError
-from peewee_honker.events import Event
+from peewee_honker.errors import EngineClosedError, HonkerError, PayloadError, SharedFileError, TopicError
+from peewee_honker.events import Event, Retention
 from peewee_honker.pages import walk
 from peewee_honker.pool import PooledHonkerDatabase
 
@@ -13,8 +13,11 @@ __all__ = [
     "EventBus",
     "HonkerDatabase",
     "HonkerError",
+    "PayloadError",
     "PooledHonkerDatabase",
+    "Retention",
     "SharedFileError",
+    "TopicError",
     "walk",
 ]
 __version__ = "0.1.0"

@@ -10,11 +10,9 @@ bus.run()
 """
 
 import asyncio
-import inspect
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
@@ -23,28 +21,38 @@ from typing import Any
 import blinker
 
 from peewee_honker import signals
+from peewee_honker.bridge import OPERATIONS, Bridge, Operation, PayloadSchema
+from peewee_honker.bussignal import BusSignal
+from peewee_honker.capture import Capture
 from peewee_honker.database import HonkerDatabase
+from peewee_honker.errors import EngineClosedError
 from peewee_honker.events import (
-    Channel,
+    GAP,
+    CompositeEventTarget,
     Consumer,
     DeadLetter,
-    Dispatcher,
     Event,
-    Receiver,
-    StartAt,
-    Stream,
+    EventTarget,
+    HonkerEventTarget,
+    LocalEventTarget,
+    Position,
+    Recorder,
+    Retention,
+    SilentRecorder,
     dead_letters,
-    dispatcher_for,
 )
+from peewee_honker.events.composite import new_origin
+from peewee_honker.events.consumer import replay
 from peewee_honker.events.dead_letter import forget
-from peewee_honker.events.payload import check_payload, key_text, row_payload
-from peewee_honker.signals import in_transaction, is_in_transaction
+from peewee_honker.events.dispatcher import Dispatcher, dispatcher_for
+from peewee_honker.events.event import MAX_BYTES
+from peewee_honker.events.retention import EPHEMERAL_SECONDS, Pruner
 
-__all__ = ["Bridge", "EventBus"]
+__all__ = ["Bridge", "BusSignal", "EventBus"]
 
 logger = logging.getLogger("peewee_honker.bus")
 
-_host = socket.gethostname()
+_LOOK = 0.5  # seconds between two looks whether the dispatcher is well
 
 
 class EventBus:
@@ -52,17 +60,26 @@ class EventBus:
 
     Arguments:
         database: a `HonkerDatabase`.
-        origin: what `Event.origin` says of events published here; by default `host:pid`.
+        origin: what `Event.origin` says of events published here, with a part that is new at each start; by default
+            `host:pid`.
         consumer: the name by which this process receives from durable bridges; it finds its place again by it after a
             restart. Of several processes with one name one receives, and the next takes over when it dies.
-        start_at: where a consumer of a new name begins: `now`, or at the `beginning` of the streams.
+        start_at: where a consumer of a new name begins: `now`, at the `beginning` of the streams, behind an offset, or at a
+            time (a datetime).
         attempts, backoff: how often a receiver of a durable event is called before the event becomes a dead letter, and the
             first pause in seconds between two calls; it doubles.
+        max_bytes: how long an event's JSON may be.
+        ephemeral_seconds: how long ephemeral events are kept for processes that are late.
+        recorder: is told what happens, see `peewee_honker.events.metrics`.
 
     Receivers are called in a thread of the bus while it runs: `bus.run()` blocks until Ctrl-C, SIGTERM or `stop()`; `with
     bus:` runs it beside the block, `async with bus` and `await bus.serve()` do so for asyncio, where receivers may be
     coroutine functions. What commits after it has started is delivered, in commit order: of ephemeral bridges at most
-    once to each process (one that is not there misses it), of durable bridges at least once to each consumer.
+    once to each process (one that is not there misses it), of durable bridges at least once to each consumer. `stop`
+    delivers what this process has committed before.
+
+    `bus.missed` is a blinker signal: its receivers are called as `receiver(bus, event=event)` when events were deleted
+    before this process had them, or the file was replaced; `event.payload` says where.
     """
 
     def __init__(
@@ -71,50 +88,88 @@ class EventBus:
         *,
         origin: str | None = None,
         consumer: str | None = None,
-        start_at: StartAt = "now",
+        start_at: Position = "now",
         attempts: int = 5,
         backoff: float = 0.2,
+        max_bytes: int = MAX_BYTES,
+        ephemeral_seconds: float = EPHEMERAL_SECONDS,
+        recorder: Recorder | None = None,
     ) -> None:
         if not isinstance(database, HonkerDatabase):
             raise TypeError(f"an EventBus needs a HonkerDatabase, not {type(database).__name__}")
         self.database = database
-        self._origin = origin
+        self.max_bytes = max_bytes
+        self.recorder: Recorder = recorder or SilentRecorder()
+        self.missed = blinker.Signal("Events were deleted before this process had them.")
+        self.loop: asyncio.AbstractEventLoop | None = None  # where async receivers run
+        self._name = origin
+        self._origin, self._process = new_origin(origin), os.getpid()
+        self._ephemeral_seconds = ephemeral_seconds
         self._consumer_name = consumer
         self._consumer_options: dict[str, Any] = {"start_at": start_at, "attempts": attempts, "backoff": backoff}
         self._consumer: Consumer | None = None
-        self._bridges: dict[type[signals.Model], Bridge] = {}
+        self._bridges: dict[type[Any], Bridge] = {}
+        self._signals: dict[str, BusSignal] = {}
+        self._targets: dict[tuple[bool, str, bool], EventTarget] = {}
         self._running: Dispatcher | None = None
+        self._pruner: Pruner | None = None
         self._changing = threading.RLock()
         self._stopped = threading.Event()
-        self.loop: asyncio.AbstractEventLoop | None = None  # where async receivers run
 
     @property
     def origin(self) -> str:
         """The name of this process in the events that it publishes."""
-        return self._origin or f"{_host}:{os.getpid()}"
+        if self._process != os.getpid():  # the child of a fork is a publisher of its own
+            self._origin, self._process = new_origin(self._name), os.getpid()
+        return self._origin
+
+    @property
+    def is_running(self) -> bool:
+        """Whether receivers are called."""
+        return self._running is not None
+
+    # What is published and heard
 
     def bridge(
         self,
         model: type[signals.Model],
         *,
         durable: bool = False,
+        local: bool = False,
+        operations: Iterable[Operation] = OPERATIONS,
         exclude: Iterable[str] = (),
+        payload: PayloadSchema | Callable[[Any], Any] | None = None,
+        changes: bool = False,
+        instance: bool = False,
         channel: str = "{table}.{operation}",
-    ) -> "Bridge":
+        stream: str | None = None,
+        retention: Retention | None = None,
+    ) -> Bridge:
         """Publish every `save()` and `delete_instance()` of `model` and its subclasses, in the transaction of the write.
 
         Arguments:
             model: a subclass of `peewee_honker.signals.Model` on the bus's database.
-            durable: keep the events in a stream, named after the table, for consumers that are not there now.
+            durable: keep the events in a stream for consumers that are not there now.
+            local: call the receivers in this process at once after the commit, in the thread that has committed; the others
+                as without it, and none twice. The local calls are made once, also if they fail.
+            operations: which of `insert`, `update` and `delete`.
             exclude: names of fields whose values never leave the process.
+            payload: a marshmallow schema whose dump of the instance is the payload, or a function that gives it; by default
+                all fields as JSON values.
+            changes: tell, for updates, the old and the new value of what has changed as `event.changes`. Costs two reads.
+            instance: call the receivers in the publishing process with the saved instance as keyword argument `instance`,
+                which is None elsewhere.
             channel: the name of the channels and the type of the events; `{table}` is the model's table, `{operation}`
                 `saved` or `deleted`.
+            stream: the durable stream's name; by default the table's.
+            retention: how long the stream keeps events; by default a week, and longer what a consumer still needs.
 
         Returns the model's bridge, whose blinker signals `saved` and `deleted` call receivers after commit. A model is
         bridged once: the second time its bridge is returned. A write outside a transaction and its event are one
         transaction of their own.
 
-        Queries (`Model.insert`, `insert_many`, `update`, `delete`, `bulk_create`, ...) send no signals, and so no events.
+        Queries (`Model.insert`, `insert_many`, `update`, `delete`, `bulk_create`, ...) send no signals, and so no events:
+        see `capture`.
 
         Raises TypeError for a model without signals, ValueError for a field to exclude that there is not, or for
         different options than the first time.
@@ -123,21 +178,151 @@ class EventBus:
             raise TypeError(
                 f"{model!r} sends no signals: let it inherit from peewee_honker.signals.Model instead of peewee.Model"
             )
+        made = Bridge(
+            self,
+            model,
+            names=_names(channel, model),
+            durable=durable,
+            local=local,
+            exclude=exclude,
+            operations=operations,
+            payload=payload,
+            changes=changes,
+            instance=instance,
+            retention=retention,
+            stream=stream,
+        )
         with self._changing:
             known = self._bridges.get(model)
-            made = Bridge(self, model, tuple(exclude), channel, durable=durable)
             if known is not None:
                 if known.options != made.options:
                     raise ValueError(f"{model.__name__} is bridged already, with other options: {known.options}")
                 return known
             made.publish()
-            self._bridges[model] = made
-            if self._running is not None:
-                if durable:
-                    logger.warning("%s was bridged while the bus runs: received after its next start", model.__name__)
-                else:
-                    made.listen(self._running)
+            self._add(made)
             return made
+
+    def capture(
+        self,
+        model: type[Any],
+        *,
+        durable: bool = False,
+        operations: Iterable[Operation] = OPERATIONS,
+        columns: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+        old_values: bool = False,
+        where: Any = None,
+        channel: str = "{table}.{operation}",
+        stream: str | None = None,
+        retention: Retention | None = None,
+    ) -> Bridge:
+        """Publish every committed change of the model's table, whoever makes it, by triggers; see `peewee_honker.capture`.
+
+        Arguments are those of `Capture` and of `bridge`. The triggers are made, or made anew when the table or the options
+        have changed, before this returns. A bridge of the model on this bus publishes no longer, so that each change is
+        told once; its receivers stay connected.
+
+        Returns a bridge, whose signals `saved` and `deleted` call receivers as those of `bridge` do. Raises as
+        `Capture.install` does.
+        """
+        capture = Capture(
+            model,
+            operations=operations,
+            columns=columns,
+            exclude=exclude,
+            old_values=old_values,
+            where=where,
+            durable=durable,
+            stream=stream,
+            channel=channel,
+        )
+        capture.install(self.database)
+        with self._changing:
+            known = self._bridges.get(model)
+            if known is not None:
+                known.unpublish()
+                same = (known.type_saved, known.type_deleted, known.durable) == (*_names(channel, model), durable)
+                if not same or (durable and known.stream_name != capture.stream_name):
+                    raise ValueError(f"{model.__name__} is bridged already, with other options: {known.options}")
+                return known
+            made = Bridge(
+                self, model, names=_names(channel, model), durable=durable, retention=retention, stream=capture.stream_name
+            )
+            self._add(made)
+            return made
+
+    def uncapture(self, model: type[Any]) -> bool:
+        """Drop the triggers of `capture`; a bridge of the model does not publish by itself again. Whether there were any."""
+        return Capture(model).uninstall(self.database)
+
+    def signal(
+        self, name: str, *, durable: bool = False, local: bool = False, retention: Retention | None = None
+    ) -> BusSignal:
+        """A named blinker signal whose `send` publishes in the open transaction, and whose receivers are called after commit
+        in every process whose bus runs.
+
+        Arguments:
+            name: the type of its events, and the stream's name when durable.
+            durable, local, retention: as for `bridge`.
+
+        The second time the same signal is returned. Raises ValueError for other options then.
+        """
+        with self._changing:
+            known = self._signals.get(name)
+            if known is None:
+                known = self._signals[name] = BusSignal(self, name, durable=durable, local=local, retention=retention)
+                if self.is_running:
+                    self._listen([known])
+            elif known.options != (durable, local, (retention or Retention()) if durable else None):
+                raise ValueError(f"the signal {name} is there already, with other options")
+            return known
+
+    def target(self, *, durable: bool = False, stream: str = "events", local: bool = False) -> EventTarget:
+        """The bus's event target for events of one kind: to publish and hear events that no model makes.
+
+        Arguments:
+            durable: a stream's events, for the bus's consumer; else ephemeral ones.
+            stream: the durable stream's name.
+            local: at once for listeners of this process, see `CompositeEventTarget`.
+
+        Its listeners hear as long as they are added, whether the bus runs or not.
+        """
+        with self._changing:
+            key = (durable, stream if durable else "", local)
+            found = self._targets.get(key)
+            if found is not None:
+                return found
+            if local:
+                own = LocalEventTarget(self.database, max_bytes=self.max_bytes, recorder=self.recorder)
+                remote = self.target(durable=durable, stream=stream)
+                found = CompositeEventTarget(own, remote, origin=lambda: self.origin)
+            elif durable:
+                found = HonkerEventTarget(
+                    self.database,
+                    "durable",
+                    stream=stream,
+                    consumer=self._the_consumer(),
+                    max_bytes=self.max_bytes,
+                    recorder=self.recorder,
+                )
+            else:
+                found = HonkerEventTarget(self.database, max_bytes=self.max_bytes, recorder=self.recorder)
+            self._targets[key] = found
+            return found
+
+    def _the_consumer(self) -> Consumer | None:
+        if self._consumer is None and self._consumer_name is not None:
+            self._consumer = Consumer(self.database, self._consumer_name, recorder=self.recorder, **self._consumer_options)
+        return self._consumer
+
+    @property
+    def _heard(self) -> list[Bridge | BusSignal]:
+        return [*self._bridges.values(), *self._signals.values()]
+
+    def _add(self, bridge: Bridge) -> None:
+        self._bridges[bridge.model] = bridge
+        if self.is_running:
+            self._listen([bridge])
 
     # Running
 
@@ -149,62 +334,63 @@ class EventBus:
         with self._changing:
             if self._running is not None:
                 return
-            dispatcher = dispatcher_for(self.database.engine)
-            self._consumer = self._make_consumer()
-            for bridge in self._bridges.values():
-                if not bridge.durable:
-                    bridge.listen(dispatcher)
-            if self._consumer is not None:
-                self._consumer.start()
-                dispatcher.add_source(self._consumer)
-            dispatcher.start()
+            engine = self.database.engine
+            dispatcher = dispatcher_for(engine)
+            self._pruner = Pruner(engine, self._ephemeral_seconds, self._retentions)
+            dispatcher.add_source(self._pruner)
             self._running = dispatcher
+            try:
+                self._listen(self._heard)
+            except BaseException:
+                self.stop()
+                raise
 
     def stop(self) -> None:
-        """Call no more receivers; returns when those that run have ended. Nothing when the bus does not run."""
+        """Call no more receivers; returns when they have had what was committed before, and have ended. Nothing when the bus
+        does not run.
+
+        In a receiver, and in the thread of an event loop, it does not wait for them.
+        """
         with self._changing:
             dispatcher, self._running = self._running, None
+            pruner, self._pruner = self._pruner, None
             self._stopped.set()
-        if dispatcher is not None:
-            for bridge in self._bridges.values():
-                bridge.leave(dispatcher)
-            if self._consumer is not None:
-                dispatcher.remove_source(self._consumer)
-            dispatcher.stop()
+        if dispatcher is None:
+            return
+        dispatcher.flush()
+        for heard in self._heard:
+            heard.leave()
+            heard.target.remove_listener(GAP, self._tell_of_gap)
+        if pruner is not None:
+            dispatcher.remove_source(pruner)
 
-    def _make_consumer(self) -> Consumer | None:
-        bridges = [bridge for bridge in self._bridges.values() if bridge.durable]
-        if self._consumer_name is None:
-            if any(bridge.saved.receivers or bridge.deleted.receivers for bridge in bridges):
-                raise ValueError(
-                    "receivers of a durable bridge need a consumer name, by which they find their place again after a "
-                    "restart: EventBus(db, consumer='shipping')"
-                )
-            return None
-        consumer = Consumer(self.database, self._consumer_name, **self._consumer_options)
-        for bridge in bridges:
-            consumer.listen(bridge.stream_name, bridge.receivers_of)
-        return consumer
+    def _listen(self, heard: Iterable[Bridge | BusSignal]) -> None:
+        for each in heard:
+            if each.durable and self._consumer_name is None:
+                if _has_receivers(each):
+                    raise ValueError(
+                        "receivers of a durable bridge need a consumer name, by which they find their place again after a "
+                        "restart: EventBus(db, consumer='shipping')"
+                    )
+                continue
+            each.listen()
+            each.target.add_listener(GAP, self._tell_of_gap)
 
-    # Dead letters
+    def _retentions(self) -> dict[str, Retention]:
+        return {each.stream_name: each.retention for each in self._heard if each.retention is not None}
 
-    def dead_letters(self, consumer: str | None = None) -> list[DeadLetter]:
-        """The events that receivers could not take, oldest first: of one consumer, or of all."""
-        return dead_letters(self.database, consumer)
+    def _tell_of_gap(self, event: Event) -> None:
+        self.missed.send(self, event=event)
 
-    def replay(self, letter: DeadLetter) -> None:
-        """Call the receiver that failed on a dead letter again, here and now, in a transaction; delete the letter.
-
-        Raises what the receiver raises, and the letter stays; ValueError when this bus is not its consumer.
-        """
-        consumer = self._consumer or self._make_consumer()
-        if consumer is None or consumer.name != letter.consumer:
-            raise ValueError(f"the dead letter is of consumer {letter.consumer!r}, which this bus is not")
-        consumer.replay(letter)
-
-    def drop(self, letter: DeadLetter) -> None:
-        """Delete a dead letter."""
-        forget(self.database, letter)
+    def _check(self) -> None:
+        """Raise what has ended the dispatcher, if it has ended under a bus that runs."""
+        dispatcher = self._running
+        if dispatcher is None or dispatcher.is_running:
+            return
+        self.stop()
+        if dispatcher.failure is not None:
+            raise dispatcher.failure
+        raise EngineClosedError("the engine was closed while the bus was running: stop the bus first")
 
     def __enter__(self) -> "EventBus":
         self.start()
@@ -230,145 +416,64 @@ class EventBus:
             self.loop = None
 
     async def serve(self) -> None:
-        """Run until the task is cancelled. Async receivers are awaited on this loop, others called in the bus's thread."""
+        """Run until the task is cancelled. Async receivers are awaited on this loop, others called in the bus's thread.
+
+        Raises what ends the bus otherwise: a receiver's KeyboardInterrupt or SystemExit, EngineClosedError when the
+        database's engine was closed.
+        """
         async with self:
-            await asyncio.Event().wait()
+            while True:
+                await asyncio.sleep(_LOOK)
+                self._check()
 
     def run(self) -> None:
         """Run until Ctrl-C, SIGTERM (when called in the main thread) or `stop()`, then return.
 
-        A receiver that runs at that moment is let finish.
+        A receiver that runs at that moment is let finish. Raises as `serve` does.
         """
         self._stopped.clear()
         with _Terminating(self._stopped), self:
             try:
-                while not self._stopped.wait(3600):
-                    pass
+                while not self._stopped.wait(_LOOK):
+                    self._check()
             except KeyboardInterrupt:
-                logger.info("stopped by Ctrl-C")
+                if self.is_running:
+                    logger.info("stopped by Ctrl-C")
+                else:
+                    raise  # a receiver's own
+
+    # Dead letters
+
+    def dead_letters(self, consumer: str | None = None) -> list[DeadLetter]:
+        """The events that receivers could not take, oldest first: of one consumer, or of all."""
+        return dead_letters(self.database, consumer)
+
+    def replay(self, letter: DeadLetter) -> None:
+        """Call the receiver that failed on a dead letter again, here and now, in a transaction; delete the letter.
+
+        Raises what the receiver raises, and the letter stays; ValueError when this bus is not its consumer, LookupError when
+        the receiver is no longer connected.
+        """
+        if self._consumer_name != letter.consumer:
+            raise ValueError(f"the dead letter is of consumer {letter.consumer!r}, which this bus is not")
+        heard = [each for each in self._heard if each.durable and each.stream_name == letter.stream]
+        replay(self.database, letter, lambda event: [listener for each in heard for listener in each.listeners_for(event)])
+
+    def drop(self, letter: DeadLetter) -> None:
+        """Delete a dead letter."""
+        forget(self.database, letter)
 
 
-class Bridge:
-    """What a model's writes publish, and who hears of them.
-
-    - `saved`, `deleted`: blinker signals. A receiver is called as `receiver(model, event=event)` after commit, in the
-      bus's thread; `event.payload` is the row by field name, `event.id` its key, `event.operation` insert, update or
-      delete. One that raises is logged, and the others are still called.
-    """
-
-    def __init__(
-        self, bus: EventBus, model: type[signals.Model], exclude: tuple[str, ...], channel: str, *, durable: bool
-    ) -> None:
-        unknown = [name for name in exclude if name not in model._meta.fields]
-        if unknown:
-            raise ValueError(f"{model.__name__} has no field {unknown[0]!r} to exclude")
-        self.model = model
-        self.saved = blinker.Signal(f"A {model.__name__} was saved, and committed.")
-        self.deleted = blinker.Signal(f"A {model.__name__} was deleted, and that committed.")
-        self._bus = bus
-        self._exclude = frozenset(exclude)
-        table = model._meta.table_name
-        names = [channel.format(table=table, operation=operation) for operation in ("saved", "deleted")]
-        self.durable = durable
-        self.stream_name = table
-        self.options = (self._exclude, durable, *names)
-        self._type_saved, self._type_deleted = names
-        self._targets: dict[str, Channel | Stream] = {
-            name: Stream(bus.database, table) if durable else Channel(bus.database, name) for name in names
-        }
-
-    def publish(self) -> None:
-        """Connect to the model's signals."""
-        signals.pre_save.connect(self._check, sender=self.model, weak=False)
-        signals.post_save.connect(self._on_save, sender=self.model, weak=False)
-        signals.post_delete.connect(self._on_delete, sender=self.model, weak=False)
-
-    def unpublish(self) -> None:
-        """Publish the model's writes no longer."""
-        signals.pre_save.disconnect(self._check, sender=self.model)
-        signals.post_save.disconnect(self._on_save, sender=self.model)
-        signals.post_delete.disconnect(self._on_delete, sender=self.model)
-
-    def listen(self, dispatcher: Dispatcher) -> None:
-        """Take part in what the dispatcher delivers."""
-        dispatcher.add(self._type_saved, self._hear_saved)
-        dispatcher.add(self._type_deleted, self._hear_deleted)
-
-    def leave(self, dispatcher: Dispatcher) -> None:
-        """Undo `listen`."""
-        dispatcher.remove(self._type_saved, self._hear_saved)
-        dispatcher.remove(self._type_deleted, self._hear_deleted)
-
-    def _check(self, sender: type[signals.Model], instance: signals.Model, created: bool) -> None:
-        """Refuse what has no form in JSON before the write is sent, so that the open transaction can go on."""
-        check_payload(instance, self._exclude)
-
-    @in_transaction
-    def _on_save(self, sender: type[signals.Model], instance: signals.Model, created: bool) -> None:
-        if instance.__rows__:
-            self._publish(self._type_saved, instance, "insert" if created else "update")
-
-    @in_transaction
-    def _on_delete(self, sender: type[signals.Model], instance: signals.Model) -> None:
-        if instance.__rows__:
-            self._publish(self._type_deleted, instance, "delete")
-
-    def receivers_of(self, event: Event) -> list[Receiver]:
-        """Who is to be called with an event of the bridge's stream, as `receiver(event=event)`."""
-        heard = self.deleted if event.type == self._type_deleted else self.saved
-        receivers = [] if heard.is_muted else heard.receivers_for(self.model)
-        return [_Call(receiver, self.model, self._bus) for receiver in receivers]
-
-    def _publish(self, type_: str, instance: signals.Model, operation: str) -> None:
-        self._targets[type_].publish(
-            Event(
-                type_,
-                key_text(instance),
-                row_payload(instance, self._exclude),
-                origin=self._bus.origin,
-                operation=operation,
-            )
-        )
-
-    def _hear_saved(self, event: Event) -> None:
-        self._hear(self.saved, event)
-
-    def _hear_deleted(self, event: Event) -> None:
-        self._hear(self.deleted, event)
-
-    def _hear(self, heard: blinker.Signal, event: Event) -> None:
-        if heard.is_muted:
-            return
-        for receiver in list(heard.receivers_for(self.model)):
-            try:
-                _Call(receiver, self.model, self._bus)(event)
-            except Exception:
-                logger.exception("receiver %r failed on %s (event %s)", receiver, event.type, event.event_id)
+def _names(channel: str, model: type[Any]) -> tuple[str, str]:
+    """The types of the events of a model's saves and deletes."""
+    table = model._meta.table_name
+    return channel.format(table=table, operation="saved"), channel.format(table=table, operation="deleted")
 
 
-class _Call:
-    """A receiver ready to be called with an event: a coroutine function on the loop of the bus, others here."""
-
-    def __init__(self, receiver: Callable[..., Any], model: type[signals.Model], bus: EventBus) -> None:
-        self.func = receiver
-        self._model = model
-        self._bus = bus
-        if is_in_transaction(receiver):
-            in_transaction(self)
-
-    def __call__(self, event: Event) -> None:
-        result = self.func(self._model, event=event)
-        if not inspect.iscoroutine(result):
-            return
-        loop = self._bus.loop
-        if loop is None or is_in_transaction(self):
-            result.close()
-            raise TypeError(
-                "a transactional receiver cannot be async: its transaction is of the bus's thread"
-                if is_in_transaction(self)
-                else "an async receiver needs a loop: run the bus by `async with bus` or `await bus.serve()`"
-            )
-        asyncio.run_coroutine_threadsafe(result, loop).result()
+def _has_receivers(heard: Bridge | BusSignal) -> bool:
+    if isinstance(heard, BusSignal):
+        return bool(heard.receivers)
+    return bool(heard.saved.receivers or heard.deleted.receivers)
 
 
 class _Terminating:

@@ -267,6 +267,12 @@ class HonkerDatabase(SqliteDatabase):
         with __exception_wrapper__:
             self._state.conn.write_beside(sql, values)
 
+    def at_commit(self, function: Callable[[], object]) -> None:
+        """Call a function within the commit of this thread's open transaction, before any other transaction can commit: so
+        functions are called in commit order. Not after a rollback, also of the savepoint that is open now. It must be
+        quick, not raise, and not use the database; for the rest there is `after_commit`."""
+        self._state.conn.at_commit.append(function)
+
     def listen(self, channel: str, **options: Any) -> Listener:
         """Honker's listener on a channel: an async iterator of notifications committed from now on."""
         return self.honker.listen(channel, **options)
@@ -301,8 +307,10 @@ class _Savepoint(peewee._savepoint):
 
     def __enter__(self) -> Any:
         self._callbacks_before = len(self.db._state.commit_callbacks)
+        self._calls_before = len(self.db._state.conn.at_commit)
         return super().__enter__()
 
     def rollback(self, begin: bool = True) -> None:
         super().rollback(begin)
         del self.db._state.commit_callbacks[self._callbacks_before :]
+        del self.db._state.conn.at_commit[self._calls_before :]

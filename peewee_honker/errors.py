@@ -4,7 +4,7 @@ What SQLite itself reports reaches the user as Peewee's own exceptions (`peewee.
 `SqliteDatabase`. The classes here are for what only this package can get wrong.
 """
 
-__all__ = ["EngineClosedError", "HonkerError", "SharedFileError"]
+__all__ = ["EngineClosedError", "HonkerError", "PayloadError", "SharedFileError", "TopicError"]
 
 
 class HonkerError(Exception):
@@ -21,3 +21,11 @@ class SharedFileError(HonkerError):
 
 class EngineClosedError(HonkerError):
     """An engine was used after it was closed, or by a process that may not use it (a child after `fork`)."""
+
+
+class PayloadError(HonkerError, ValueError):
+    """A payload cannot travel: it has no form in JSON, or is larger than the limit. Nothing has been written."""
+
+
+class TopicError(HonkerError, ValueError):
+    """An event's type or a listener's topic is not one: empty, reserved, or with characters that mean something."""

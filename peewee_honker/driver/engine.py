@@ -212,6 +212,14 @@ class Engine:
             if self.sqlite3_guard and self.location.path is not None:
                 guard.forget(self.path)
 
+    def retire(self) -> None:
+        """Give the path over to another engine, since it leads to another file now. Connections that are open stay with
+        the old file until they are closed."""
+        self.retired = True
+        if self.connections <= 0:
+            self.close()
+        self.refused = f"{self.path} was replaced by another file: close the connection and connect again"
+
     # Who uses it
 
     def connection_opened(self, connection: Any) -> None:
@@ -374,9 +382,7 @@ def engine_for(location: Location, **options: Any) -> Engine:
         engine = _by_path.get(location.path)
         if engine is not None and engine.was_replaced():
             logger.info("%s was replaced by another file: opening it anew", location.path)
-            engine.retired = True
-            if engine.connections <= 0:
-                engine.close()
+            engine.retire()
             engine = None
         if engine is None or engine.refused:
             engine = _by_path[location.path] = Engine(location, **options)

@@ -39,6 +39,7 @@ class Session:
         self.timeout = timeout
         self.in_transaction = False
         self.total_changes = 0
+        self.at_commit: list[Callable[[], object]] = []  # called after a commit, before the writer is another's
         self._last_rowid = 0
         self._changes = 0
         self._began_by_savepoint = False
@@ -342,8 +343,7 @@ class Session:
             return
         cursor.reset()
         self.engine.write(statement.sql, (), time.monotonic() + self.timeout)
-        self._ended()
-        self.engine.committed()
+        self._committed()
 
     def _run_rollback(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
         if not self.in_transaction:
@@ -372,10 +372,17 @@ class Session:
         cursor.reset()
         self.engine.write(statement.sql, (), time.monotonic() + self.timeout)
         if self._began_by_savepoint and self._is_over():
-            self._ended()
-            self.engine.committed()
+            self._committed()
+
+    def _committed(self) -> None:
+        for call in self.at_commit:
+            call()
+        self._ended()
+        self.engine.committed()
 
     def _ended(self) -> None:
+        if self.at_commit:
+            self.at_commit = []
         self.in_transaction = self._may_wait = self._schema_changed = False
         self._write = None
         self.engine.give_writer_back(self.token)

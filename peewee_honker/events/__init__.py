@@ -1,22 +1,34 @@
 """Events, and how they get from a commit to those who listen, in every process on the file."""
 
-from peewee_honker.events.channel import Channel
-from peewee_honker.events.consumer import Consumer, Receiver, StartAt
+from peewee_honker.events.composite import CompositeEventTarget
+from peewee_honker.events.consumer import Consumer
 from peewee_honker.events.dead_letter import DeadLetter, dead_letters
-from peewee_honker.events.dispatcher import Dispatcher, dispatcher_for
-from peewee_honker.events.event import Event, new_event_id
-from peewee_honker.events.stream import Stream
+from peewee_honker.events.event import GAP, Event, new_event_id
+from peewee_honker.events.honker import Follower, HonkerEventTarget
+from peewee_honker.events.metrics import LoggingRecorder, Recorder, SilentRecorder
+from peewee_honker.events.retention import Retention
+from peewee_honker.events.stream import Position, consumer_places, forget_consumer, seek, streams
+from peewee_honker.events.target import EventTarget, LocalEventTarget
 
 __all__ = [
-    "Channel",
+    "GAP",
+    "CompositeEventTarget",
     "Consumer",
     "DeadLetter",
-    "Dispatcher",
     "Event",
-    "Receiver",
-    "StartAt",
-    "Stream",
+    "EventTarget",
+    "Follower",
+    "HonkerEventTarget",
+    "LocalEventTarget",
+    "LoggingRecorder",
+    "Position",
+    "Recorder",
+    "Retention",
+    "SilentRecorder",
+    "consumer_places",
     "dead_letters",
-    "dispatcher_for",
+    "forget_consumer",
     "new_event_id",
+    "seek",
+    "streams",
 ]

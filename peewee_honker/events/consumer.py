@@ -2,41 +2,53 @@
 
 import logging
 import random
+import threading
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from peewee_honker.driver import Engine
 from peewee_honker.events.dead_letter import DeadLetter, bury, forget, make_table
-from peewee_honker.events.event import Event
-from peewee_honker.events.stream import newest_offset, read_stream
+from peewee_honker.events.dispatcher import dispatcher_for
+from peewee_honker.events.event import Event, gap_event
+from peewee_honker.events.listener import Interrupted, name_of
+from peewee_honker.events.metrics import Recorder, SilentRecorder
+from peewee_honker.events.stream import Position, offset_of, pruned_offset, read_stream
 from peewee_honker.signals import is_in_transaction
 
 if TYPE_CHECKING:
     from peewee_honker.database import HonkerDatabase
 
-__all__ = ["Consumer", "Receiver", "StartAt"]
+__all__ = ["Consumer", "Receiver"]
 
 logger = logging.getLogger("peewee_honker.consumer")
 
-Receiver = Callable[..., object]  # called as receiver(event=event)
-StartAt = Literal["now", "beginning"]
+Receiver = Callable[[Event], object]
 
-_PAGE = 200  # events read, and at most delivered before the offset is saved
+_PAGE = 200  # events that are read at once
 _LEASE = 6  # seconds that a lease outlives its holder
 _RENEW = 2.0  # seconds between two renewals
 _ASK = 1.0  # seconds between two looks for a free lease
 _LONGEST_BACKOFF = 60.0
+_SAVE_WHEN_IDLE = 0.1  # seconds that a place may be unsaved when nothing comes any more
+_SAVE_WHEN_BUSY = 1.0
+_PAUSE = 1.0  # after a loop has ended under a receiver
 
 _HOLDER = "SELECT owner FROM _honker_locks WHERE name = ? AND expires_at > unixepoch()"
 _OFFSET = "SELECT offset FROM _honker_stream_consumers WHERE name = ? AND topic = ?"
 _BEGIN_AT = "INSERT OR IGNORE INTO _honker_stream_consumers (name, topic, offset) VALUES (?, ?, ?)"
-_SAVE = "UPDATE _honker_stream_consumers SET offset = ? WHERE name = ? AND topic = ? AND offset < ?"
+_SAVE = "UPDATE _honker_stream_consumers SET offset = ? WHERE name = ? AND topic = ? AND offset = ?"
+_LAG = "SELECT count(*) AS n FROM _honker_stream WHERE topic = ? AND offset > ?"
 
 
 class _LeaseLostError(Exception):
     """Another process has become the consumer; what was being done for it is rolled back."""
+
+
+class _MovedError(Exception):
+    """Somebody has put the consumer elsewhere; what was being done is rolled back."""
 
 
 @dataclass(slots=True)
@@ -44,6 +56,9 @@ class _Place:
     """How far a consumer has come in a stream, and what it is stuck on."""
 
     receivers: Callable[[Event], list[Receiver]]
+    missed: Callable[[Event], None]
+    found: bool = False  # whether the offset was looked up
+    leaving: bool = False
     offset: int = 0
     saved: int = 0
     left: list[Receiver] | None = None  # receivers of the next event that have not succeeded yet
@@ -53,47 +68,97 @@ class _Place:
 
 
 class Consumer:
-    """Delivers the events of durable streams to receivers, for one consumer name. Belongs to the dispatcher's thread.
+    """Delivers the events of durable streams to receivers, for one consumer name.
+
+    Arguments:
+        database: a HonkerDatabase.
+        name: by which it finds its place again after a restart.
+        start_at: where a consumer of a new name begins in a stream: `now`, at the `beginning`, behind an offset, or at a
+            time.
+        attempts, backoff: how often a receiver is called with an event, and the first pause in seconds between two calls,
+            which doubles; up to half of a pause is left out at random.
 
     Guarantee: every event behind the consumer's offset is given to each receiver, in order within its stream, at least once;
-    the offset is saved after the receivers have succeeded. Receivers marked with `in_transaction` run in one transaction
-    with the saving of the offset, so that what they write to this database takes effect exactly once.
+    the offset is saved after the receivers have succeeded: when idle, within a second when busy, and at the end. Receivers
+    marked with `in_transaction` run in one transaction with the saving of the offset, so that what they write to this
+    database takes effect exactly once. Reading takes no lock.
 
     Of several processes with one name one is active, which holds a Honker lock; it is followed within seconds of its death.
     A receiver that raises is called again with growing pauses, and the stream waits; after `attempts` times the event
-    becomes a dead letter, and the stream goes on.
+    becomes a dead letter, and the stream goes on. Receivers are called in the dispatcher's thread.
     """
 
     def __init__(
-        self, database: "HonkerDatabase", name: str, *, start_at: StartAt = "now", attempts: int = 5, backoff: float = 0.2
+        self,
+        database: "HonkerDatabase",
+        name: str,
+        *,
+        start_at: Position = "now",
+        attempts: int = 5,
+        backoff: float = 0.2,
+        recorder: Recorder | None = None,
     ) -> None:
         if not name:
             raise ValueError("a durable consumer needs a name, by which it finds its place again after a restart")
-        if start_at not in ("now", "beginning"):
-            raise ValueError(f"a consumer starts at 'now' or at the 'beginning', not {start_at!r}")
+        if attempts < 1:
+            raise ValueError(f"a receiver is called once at least, not {attempts} times")
+        offset_of(database.engine, "", start_at)  # raises for what is no position
         self.name = name
         self._database = database
         self._engine = database.engine
-        self._start_at = start_at
+        self._start_at: Position = start_at
         self._attempts = attempts
         self._backoff = backoff
+        self._recorder: Recorder = recorder or SilentRecorder()
+        self._changing = threading.Lock()
         self._places: dict[str, _Place] = {}
         self._lock = f"peewee_honker.consumer.{name}"
         self._owner = uuid.uuid4().hex
         self._active = False
         self._next_lease = 0.0
+        self._unsaved_since: float | None = None
 
-    def listen(self, stream: str, receivers: Callable[[Event], list[Receiver]]) -> None:
-        """Read a stream; `receivers` gives who is to be called with an event. Not while the dispatcher runs it."""
-        self._places[stream] = _Place(receivers)
+    def __repr__(self) -> str:
+        return f"<Consumer {self.name!r} of {', '.join(self._places) or 'no streams'}>"
 
-    def start(self) -> None:
-        """Give a new consumer its place: what commits after this is delivered, or all from the beginning, as asked."""
-        make_table(self._database)
-        first = newest_offset(self._engine) if self._start_at == "now" else 0
-        for stream in self._places:
-            if not self._engine.read(_OFFSET, (self.name, stream), 5.0):
-                self._database.write_beside(_BEGIN_AT, (self.name, stream, first))
+    def listen(
+        self, stream: str, receivers: Callable[[Event], list[Receiver]], missed: Callable[[Event], None] | None = None
+    ) -> None:
+        """Read a stream; a new consumer gets its place in it before this returns.
+
+        Arguments:
+            receivers: gives who is to be called with an event.
+            missed: called with a gap event when events were deleted before this consumer has had them.
+
+        Raises ValueError when the stream is read already.
+        """
+        with self._changing:
+            known = self._places.get(stream)
+            if known is not None and not known.leaving:
+                raise ValueError(f"consumer {self.name} reads the stream {stream!r} already")
+            self._engine = self._database.engine
+            self._make_place(stream)
+            first = not self._places
+            self._places = {**self._places, stream: _Place(receivers, missed or _ignore)}
+        dispatcher = dispatcher_for(self._engine)
+        if first:
+            dispatcher.add_source(self)
+        else:
+            dispatcher.wake()
+
+    def leave(self, stream: str) -> None:
+        """Read a stream no more; returns when the place in it is saved (see `Dispatcher.settle`)."""
+        with self._changing:
+            place = self._places.get(stream)
+            if place is None:
+                return
+            place.leaving = True
+            last = all(other.leaving for other in self._places.values())
+        dispatcher = dispatcher_for(self._engine)
+        if last:
+            dispatcher.remove_source(self)
+        else:
+            dispatcher.flush()
 
     def poll(self) -> bool:
         """Deliver what is due; whether there was anything."""
@@ -102,38 +167,63 @@ class Consumer:
         found = False
         try:
             for stream, place in self._places.items():
-                found = self._read(stream, place) or found
+                try:
+                    found = self._read(stream, place) or found
+                except _MovedError:
+                    logger.info("consumer %s was moved in the stream %s", self.name, stream)
+                    place.found = False
+            self._save_if_due(found)
+            if any(place.leaving for place in self._places.values()):
+                self._save_all()
+                with self._changing:
+                    self._places = {stream: place for stream, place in self._places.items() if not place.leaving}
         except _LeaseLostError:
-            logger.warning("consumer %s was taken over by another process", self.name)
-            self._active = False
+            self._lost()
         return found
 
     def stop(self) -> None:
         """Save the offsets and let another process follow."""
-        if not self._active:
-            return
-        try:
-            for stream, place in self._places.items():
-                self._save(stream, place)
-        except _LeaseLostError:
-            logger.info("consumer %s had been taken over before it stopped", self.name)
-        else:
-            with self._engine.face.transaction() as transaction:
-                transaction.query("SELECT honker_lock_release(?, ?)", (self._lock, self._owner))
+        if self._active:
+            try:
+                self._save_all()
+            except _LeaseLostError:
+                logger.info("consumer %s had been taken over before it stopped", self.name)
+            else:
+                with self._engine.face.transaction() as transaction:
+                    transaction.query("SELECT honker_lock_release(?, ?)", (self._lock, self._owner))
         self._active = False
+        self._next_lease = 0.0
+        with self._changing:
+            self._places = {stream: place for stream, place in self._places.items() if not place.leaving}
         if not self._database.is_closed():
             self._database.close()  # of the dispatcher's thread
 
+    def moved(self, engine: Engine) -> None:
+        """Go on with another file that has taken the place of the first."""
+        if not self._database.is_closed():
+            self._database.close()  # the dispatcher's thread's connection to the file that was
+        self._engine = engine
+        self._active, self._next_lease, self._unsaved_since = False, 0.0, None
+        for stream, place in self._places.items():
+            self._make_place(stream)
+            place.found = False
+            place.missed(gap_event(stream, place.offset, None, "the file was replaced"))
+
     def replay(self, letter: DeadLetter) -> None:
-        """Give a dead letter to the receiver that failed on it again, and delete it; raises what that raises."""
+        """Give a dead letter to the receiver that failed on it again, and delete it; raises what that raises.
+
+        Raises LookupError when there is no such receiver any more.
+        """
         place = self._places.get(letter.stream)
         if place is None:
             raise ValueError(f"consumer {self.name} does not read the stream {letter.stream!r}")
-        with self._database.atomic():
-            for receiver in place.receivers(letter.event):
-                if _name_of(receiver) == letter.receiver:
-                    receiver(event=letter.event)
-            forget(self._database, letter)
+        replay(self._database, letter, place.receivers)
+
+    def _make_place(self, stream: str) -> None:
+        make_table(self._database)
+        if not self._engine.read(_OFFSET, (self.name, stream), 5.0):
+            offset = offset_of(self._engine, stream, self._start_at)
+            self._database.write_beside(_BEGIN_AT, (self.name, stream, offset))
 
     # The lease
 
@@ -142,14 +232,17 @@ class Consumer:
         if now < self._next_lease:
             return self._active
         if self._active:
-            if not self._ask("honker_lock_renew"):
-                logger.warning("consumer %s was taken over by another process", self.name)
-                self._active = False
+            if self._ask("honker_lock_renew"):
+                self._look_whether_moved()
+            else:
+                self._lost()
         else:
             holders = self._engine.read(_HOLDER, (self._lock,), 5.0)
             if not holders and self._ask("honker_lock_acquire"):
                 self._active = True
-                self._find_places()
+                self._unsaved_since = None
+                for place in self._places.values():
+                    place.found = False
                 logger.info("consumer %s is active in this process", self.name)
         self._next_lease = now + (_RENEW if self._active else _ASK)
         return self._active
@@ -159,25 +252,67 @@ class Consumer:
             rows = transaction.query(f"SELECT {function}(?, ?, ?) AS yes", (self._lock, self._owner, _LEASE))
         return bool(rows[0]["yes"])
 
-    def _find_places(self) -> None:
+    def _lost(self) -> None:
+        logger.warning("consumer %s was taken over by another process", self.name)
+        self._active = False
+
+    def _look_whether_moved(self) -> None:
+        """Find out that somebody has put the consumer elsewhere, or forgotten it; and tell of its lag."""
         for stream, place in self._places.items():
             rows = self._engine.read(_OFFSET, (self.name, stream), 5.0)
-            place.offset = place.saved = rows[0]["offset"] if rows else 0
-            place.left, place.attempts, place.not_before, place.failures = None, 0, 0.0, {}
+            if not rows or rows[0]["offset"] != place.saved:
+                place.found = False
+            elif place.found:
+                self._look_for_gap(stream, place)
+            if type(self._recorder) is not SilentRecorder:
+                waiting = self._engine.read(_LAG, (stream, place.offset), 5.0)[0]["n"]
+                self._recorder.lag(self.name, stream, waiting)
+
+    def _find_place(self, stream: str, place: _Place) -> None:
+        self._make_place(stream)
+        place.offset = place.saved = self._engine.read(_OFFSET, (self.name, stream), 5.0)[0]["offset"]
+        place.left, place.attempts, place.not_before, place.failures = None, 0, 0.0, {}
+        place.found = True
 
     # Delivery
 
     def _read(self, stream: str, place: _Place) -> bool:
-        if time.monotonic() < place.not_before:
+        if not place.found:
+            self._find_place(stream, place)
+            self._look_for_gap(stream, place)
+        if place.leaving or time.monotonic() < place.not_before:
             return False
         events = read_stream(self._engine, stream, place.offset, _PAGE)
-        for offset, event in events:
-            if not self._deliver(stream, place, offset, event):
+        if events and events[0].offset != place.offset + 1:
+            self._look_for_gap(stream, place)
+        for event in events:
+            offset = event.offset or 0
+            try:
+                if not self._deliver(stream, place, offset, event):
+                    break
+            except Interrupted as interrupted:
+                logger.info("event %s is left for later: %s", event.event_id, interrupted)
+                place.attempts -= 1
+                place.not_before = time.monotonic() + _PAUSE
+                break
+            if place.leaving:
                 break
             if time.monotonic() >= self._next_lease and not self._keep_lease():
                 raise _LeaseLostError
-        self._save(stream, place)
+            if not place.found:
+                break
+        if place.offset != place.saved and self._unsaved_since is None:
+            self._unsaved_since = time.monotonic()
         return bool(events)
+
+    def _look_for_gap(self, stream: str, place: _Place) -> None:
+        """Tell of events that retention has deleted before they were had."""
+        pruned = pruned_offset(self._engine, stream)
+        if pruned <= place.offset:
+            return
+        logger.warning("consumer %s has missed events of %s up to %s: they were pruned", self.name, stream, pruned)
+        place.missed(gap_event(stream, place.offset, pruned + 1, "pruned"))
+        place.offset, place.left = pruned, None
 
     def _deliver(self, stream: str, place: _Place, offset: int, event: Event) -> bool:
         """Give one event to its receivers; False when it has to be tried again.
@@ -195,29 +330,33 @@ class Consumer:
         ]
         may_try_again = place.attempts < self._attempts
         if failed and may_try_again:
-            return self._wait(place, failed + together)
+            return self._wait(place, event, failed + together)
         if together and not self._succeed_together(stream, place, together, event, offset):
             if may_try_again:
-                return self._wait(place, together)
+                return self._wait(place, event, together)
             self._conclude(stream, place, offset, event)
         elif failed and not together:
             self._conclude(stream, place, offset, event)
         place.offset, place.left = offset, None
         return True
 
-    def _wait(self, place: _Place, left: list[Receiver]) -> bool:
+    def _wait(self, place: _Place, event: Event, left: list[Receiver]) -> bool:
         place.left = left
+        self._recorder.retried(event.type)
         pause = min(self._backoff * 2 ** (place.attempts - 1), _LONGEST_BACKOFF)
         place.not_before = time.monotonic() + pause * random.uniform(0.5, 1.0)
         return False
 
     def _succeeds(self, place: _Place, receiver: Receiver, event: Event) -> bool:
         try:
-            receiver(event=event)
+            with self._recorder.delivering(event):
+                receiver(event)
+        except Interrupted:
+            raise
         except Exception as error:
             self._note(place, receiver, event, error)
             return False
-        place.failures.pop(_name_of(receiver), None)
+        place.failures.pop(name_of(receiver), None)
         return True
 
     def _succeed_together(self, stream: str, place: _Place, receivers: list[Receiver], event: Event, offset: int) -> bool:
@@ -225,15 +364,16 @@ class Consumer:
         current = receivers[0]
         given_up = dict(place.failures)
         for receiver in receivers:
-            given_up.pop(_name_of(receiver), None)
+            given_up.pop(name_of(receiver), None)
         try:
             with self._database.atomic():
                 self._check_lease()
                 for current in receivers:
-                    current(event=event)
+                    with self._recorder.delivering(event):
+                        current(event)
                 self._bury(stream, given_up, event, place.attempts)
-                self._save_at(stream, offset)
-        except _LeaseLostError:
+                self._save_at(stream, place, offset)
+        except (_LeaseLostError, _MovedError, Interrupted):
             raise
         except Exception as error:
             self._note(place, current, event, error)
@@ -246,19 +386,21 @@ class Consumer:
         with self._database.atomic():
             self._check_lease()
             self._bury(stream, place.failures, event, place.attempts)
-            self._save_at(stream, offset)
+            self._save_at(stream, place, offset)
         place.saved = offset
 
     def _bury(self, stream: str, failures: dict[str, Exception], event: Event, attempts: int) -> None:
         for name, error in failures.items():
             bury(self._database, self.name, stream, event, name, error, attempts)
+            self._recorder.dead(event.type)
             logger.error("event %s is a dead letter of consumer %s for %s", event.event_id, self.name, name)
 
     def _note(self, place: _Place, receiver: Receiver, event: Event, error: Exception) -> None:
-        place.failures[_name_of(receiver)] = error
+        place.failures[name_of(receiver)] = error
+        self._recorder.failed(event.type)
         logger.error(
             "receiver %s of consumer %s failed on event %s, attempt %s of %s",
-            _name_of(receiver),
+            name_of(receiver),
             self.name,
             event.event_id,
             place.attempts,
@@ -268,16 +410,36 @@ class Consumer:
 
     # Offsets
 
-    def _save(self, stream: str, place: _Place) -> None:
-        if place.saved == place.offset:
+    def _save_if_due(self, busy: bool) -> None:
+        if self._unsaved_since is None:
             return
-        with self._database.atomic():
-            self._check_lease()
-            self._save_at(stream, place.offset)
-        place.saved = place.offset
+        if time.monotonic() - self._unsaved_since >= (_SAVE_WHEN_BUSY if busy else _SAVE_WHEN_IDLE):
+            self._save_all()
 
-    def _save_at(self, stream: str, offset: int) -> None:
-        self._database.write_beside(_SAVE, (offset, self.name, stream, offset))
+    def _save_all(self) -> None:
+        """Save the places of all streams, in one transaction."""
+        self._unsaved_since = None
+        unsaved = {stream: place for stream, place in self._places.items() if place.found and place.saved != place.offset}
+        if not unsaved:
+            return
+        try:
+            with self._database.atomic():
+                self._check_lease()
+                for stream, place in unsaved.items():
+                    self._save_at(stream, place, place.offset)
+        except _MovedError:
+            logger.info("consumer %s was moved", self.name)
+            for place in unsaved.values():
+                place.found = False
+        else:
+            for place in unsaved.values():
+                place.saved = place.offset
+
+    def _save_at(self, stream: str, place: _Place, offset: int) -> None:
+        self._database.write_beside(_SAVE, (offset, self.name, stream, place.saved))
+        transaction = self._database.honker_transaction
+        if transaction is None or not transaction.query("SELECT changes() AS n")[0]["n"]:
+            raise _MovedError
 
     def _check_lease(self) -> None:
         """In a transaction: nobody can take the lease over before its end, so a holder's work is one holder's alone."""
@@ -287,6 +449,19 @@ class Consumer:
             raise _LeaseLostError
 
 
-def _name_of(receiver: Receiver) -> str:
-    called = getattr(receiver, "func", receiver)  # a partial's function
-    return f"{getattr(called, '__module__', '')}.{getattr(called, '__qualname__', repr(called))}"
+def _ignore(_gap: Event) -> None:
+    """Nobody asked to be told of gaps."""
+
+
+def replay(database: "HonkerDatabase", letter: DeadLetter, receivers: Callable[[Event], list[Receiver]]) -> None:
+    """Give a dead letter to the receiver that failed on it, and delete it, in one transaction.
+
+    Raises LookupError when there is no such receiver any more, and what the receiver raises; the letter stays then.
+    """
+    with database.atomic():
+        again = [receiver for receiver in receivers(letter.event) if name_of(receiver) == letter.receiver]
+        if not again:
+            raise LookupError(f"no receiver {letter.receiver} hears {letter.event.topic} any more: drop the dead letter")
+        for receiver in again:
+            receiver(letter.event)
+        forget(database, letter)

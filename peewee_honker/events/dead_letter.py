@@ -1,5 +1,6 @@
 """Events that a receiver could not take, kept with the reason until somebody looks."""
 
+import sys
 import time
 import traceback
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def bury(
 ) -> None:
     """Keep an event as a dead letter, in the open transaction."""
     told = "".join(traceback.format_exception(error))
-    values = (consumer, stream, event.offset, event.to_json(), receiver, repr(error), told, attempts, time.time())
+    values = (consumer, stream, event.offset, event.to_json(sys.maxsize), receiver, repr(error), told, attempts, time.time())
     database.write_beside(_INSERT, values)
 
 

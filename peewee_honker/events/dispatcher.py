@@ -1,183 +1,376 @@
-"""The one thread of an engine that reads what was committed and calls those who listen.
+"""The one thread of an engine that reads what was committed and hands it to those who listen.
 
 However many channels and listeners there are, a wake costs one SELECT by `id > last`; ids are given in commit order,
 since SQLite has one writer.
 """
 
+import asyncio
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
-from peewee_honker.driver import Engine
-from peewee_honker.events.event import Event
+from peewee_honker.driver import Engine, engine_for
+from peewee_honker.errors import EngineClosedError
+from peewee_honker.events.event import Event, gap_event
 from peewee_honker.events.wake import Waker
 
-__all__ = ["Dispatcher", "Source", "dispatcher_for"]
+__all__ = ["Dispatcher", "Outlet", "Source", "dispatcher_for"]
 
 logger = logging.getLogger("peewee_honker.events")
 
-Listener = Callable[[Event], None]
-
 _SINCE = "SELECT id, channel, payload FROM _honker_notifications WHERE id > ? ORDER BY id LIMIT 500"
 _NEWEST = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = '_honker_notifications'), 0) AS newest"
-_PRUNE = (
-    "DELETE FROM _honker_notifications WHERE id IN "
-    "(SELECT id FROM _honker_notifications WHERE created_at < unixepoch() - ? ORDER BY id LIMIT 1000)"
-)
 # A WAL write is seen before its commit is: look again after these pauses (seconds), then go back to sleep.
 _LOOK_AGAIN = (*[0.00005] * 12, *[0.0002] * 10, *[0.0005] * 4)
-_PRUNE_EVERY = 60.0
 _TIMEOUT = 5.0
 _PAUSE_AFTER_ERROR = 1.0
-_LONGEST_GOODBYE = 30.0  # seconds that `stop` waits for a receiver that runs
+_LONGEST_GOODBYE = 30.0  # seconds that leaving waits for a receiver that runs
+_STALL = 1.0  # seconds without a look after which rows may have been pruned unread
+
+
+class Outlet(Protocol):
+    """Who wants events of ephemeral channels."""
+
+    def hears(self, channel: str) -> bool:
+        """Whether events of the channel may be wanted; asked again after `Dispatcher.refresh`."""
+
+    def receive(self, event: Event) -> None:
+        """Take an event; called in the dispatcher's thread. Does not raise because a listener has failed."""
+
+    def missed(self, gap: Event) -> None:
+        """Take the word that events are gone before they were read."""
+
+    def moved(self, engine: Engine) -> None:
+        """Go on with another file that has taken the place of the engine's; called in the dispatcher's thread."""
 
 
 class Source(Protocol):
     """Something beside the ephemeral channels that the dispatcher's thread looks after."""
 
     def poll(self) -> bool:
-        """Deliver what is due; whether there was anything."""
+        """Do what is due; whether there was anything."""
+
+    def moved(self, engine: Engine) -> None:
+        """Go on with another file that has taken the place of the engine's."""
 
     def stop(self) -> None:
         """End; called in the dispatcher's thread."""
 
 
 class Dispatcher:
-    """Calls listeners, in a thread of its own, with the events that were committed since it started.
+    """Hands events to outlets and polls sources, in a thread of its own that runs while there is one of them.
 
-    Guarantee: every event that commits after `start` has returned is delivered to the listeners of its channel once, in
-    commit order, unless it is older than `retention` seconds by then or the process ends before. `stop` waits for the
-    listeners that run.
+    Guarantee: an event that commits after `attach` has returned is handed over once, in commit order, or a gap is told of.
+    When the file is replaced under it, it goes on with the new one and says so; when the file is deleted, it waits for
+    another.
     """
 
-    def __init__(self, engine: Engine, retention: float = 600.0) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._retention = retention
-        self._listeners: dict[str, tuple[Listener, ...]] = {}
         self._changing = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._waker: Waker | None = None
-        self._stopping = False
-        self._pause_until = 0.0
-        self._last = 0
-        self._users = 0
-        self._process = os.getpid()
+        self._outlets: tuple[Outlet, ...] = ()
         self._sources: tuple[Source, ...] = ()
         self._leaving: list[tuple[Source, threading.Event]] = []
+        self._routes: dict[str, tuple[Outlet, ...]] = {}
+        self._busy = threading.RLock()  # held while an event is handed over
+        self._run: _Run | None = None
+        self._process = os.getpid()
+        self.failure: BaseException | None = None
+        """What ended the thread, if something did; it starts anew with the next who attaches."""
+
+    @property
+    def engine(self) -> Engine:
+        """The engine whose file is read now."""
+        return self._engine
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a thread."""
+        return self._run is not None
+
+    def attach(self, outlet: Outlet) -> None:
+        """Hand events to `outlet` from now on."""
+        with self._changing:
+            self._forget_other_process()
+            self._outlets = (*self._outlets, outlet)
+            self._routes = {}
+            self._ensure_running()
+
+    def detach(self, outlet: Outlet) -> None:
+        """Hand nothing more to `outlet`; returns when what it does now has ended (see `settle`)."""
+        with self._changing:
+            if self._process != os.getpid():
+                return
+            self._outlets = tuple(other for other in self._outlets if other is not outlet)
+            self._routes = {}
+            ended = self._end_if_unused()
+        self.settle()
+        if ended is not None:
+            ended.join()
 
     def add_source(self, source: Source) -> None:
         """Poll `source` at every wake."""
         with self._changing:
+            self._forget_other_process()
             self._sources = (*self._sources, source)
+            run = self._ensure_running()
+        run.waker.wake()
 
     def remove_source(self, source: Source) -> None:
-        """Stop `source` in the dispatcher's thread; returns when it has stopped."""
+        """Stop `source` in the dispatcher's thread; returns when it has stopped (but see `settle`)."""
         stopped = threading.Event()
         with self._changing:
-            waker = self._waker
-            if waker is None or source not in self._sources:
+            run = self._run
+            if run is None or source not in self._sources or self._process != os.getpid():
                 return
             self._leaving.append((source, stopped))
-        waker.wake()
-        if threading.current_thread() is not self._thread:
-            stopped.wait(_LONGEST_GOODBYE)
-
-    def add(self, channel: str, listener: Listener) -> None:
-        """Call `listener` with the events of `channel`."""
-        with self._changing:
-            self._listeners[channel] = (*self._listeners.get(channel, ()), listener)
-
-    def remove(self, channel: str, listener: Listener) -> None:
-        """No longer call `listener`; nothing if it is not there."""
-        with self._changing:
-            left = tuple(known for known in self._listeners.get(channel, ()) if known != listener)
-            if left:
-                self._listeners[channel] = left
-            else:
-                self._listeners.pop(channel, None)
-
-    def start(self) -> None:
-        """Begin to deliver; each `start` needs a `stop`. What commits after this returns is delivered."""
-        with self._changing:
-            if self._process != os.getpid():  # the child of a fork: the thread stayed with the parent
-                self._process, self._users, self._thread, self._waker = os.getpid(), 0, None, None
-            self._users += 1
-            if self._users > 1:
-                return
-            engine = self._engine
-            engine.open(time.monotonic() + _TIMEOUT)  # so that there is a WAL to watch
-            self._waker = Waker(engine.path)
-            self._last = self._read(_NEWEST)[0]["newest"]
-            self._stopping = False
-            engine.after_commit.append(self._waker.wake)
-            engine.before_close.append(self._end)
-            self._thread = threading.Thread(target=self._run, name="peewee-honker-dispatcher", daemon=True)
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Undo one `start`. After the last the thread has ended, with every event delivered whole or not at all."""
-        with self._changing:
-            if self._users == 0 or self._process != os.getpid():
-                return
-            self._users -= 1
-            if self._users > 0:
-                return
-        self._end()
-
-    def _end(self) -> None:
-        thread, waker = self._thread, self._waker
-        if thread is None or waker is None:
+        run.waker.wake()
+        if not run.may_be_waited_for():
             return
+        if not stopped.wait(_LONGEST_GOODBYE):
+            logger.warning("a receiver has not ended after %s s; leaving it behind", _LONGEST_GOODBYE)
+        elif self._run is not run:
+            run.join()
+
+    def refresh(self) -> None:
+        """Ask the outlets again what they hear."""
+        self._routes = {}
+
+    def settle(self) -> None:
+        """Wait until the event that is being handed over now has been; not inside a receiver, nor in a thread that runs an
+        event loop, for which that receiver may be waiting."""
+        run = self._run
+        if (run is None or run.may_be_waited_for()) and self._busy.acquire(timeout=_LONGEST_GOODBYE):
+            self._busy.release()
+
+    def flush(self) -> None:
+        """Return when what has been committed before was handed over (see `settle`)."""
+        run = self._run
+        if run is not None and self._process == os.getpid() and run.may_be_waited_for():
+            run.flush(_LONGEST_GOODBYE)
+
+    def wake(self) -> None:
+        """Look for events and poll the sources now."""
+        run = self._run
+        if run is not None:
+            run.waker.wake()
+
+    def newest(self) -> int:
+        """The id of the last notification that was committed, or 0."""
+        return int(self._read(_NEWEST)[0]["newest"])
+
+    # The thread
+
+    def _forget_other_process(self) -> None:
+        if self._process != os.getpid():  # the child of a fork: the thread stayed with the parent
+            self._process, self._run, self._busy = os.getpid(), None, threading.RLock()
+            self._outlets, self._sources, self._leaving = (), (), []
+
+    def _ensure_running(self) -> "_Run":
+        if self._run is None:
+            self.failure = None
+            self._run = _Run(self)
+        return self._run
+
+    def _end_if_unused(self) -> "_Run | None":
+        """Let the thread end when nobody needs it; gives it. The caller holds the lock."""
+        run = self._run
+        if run is None or self._outlets or self._sources:
+            return None
+        self._run = None
+        run.end()
+        return run
+
+    def end(self) -> None:
+        """End the thread, whoever is attached: the engine is being closed."""
+        with self._changing:
+            run = self._run
+            if run is None or self._process != os.getpid():
+                return
+            run.end()
+        run.join()
+
+    def adopt(self, engine: Engine) -> None:
+        """Go on with the engine that another file under the same path has got; for the thread."""
+        self._engine = engine
+        engine.services.setdefault(Dispatcher, self)
+
+    def ended(self, run: "_Run", failure: BaseException | None) -> None:
+        """Note that a thread has ended; called by it as its last act."""
+        with self._changing:
+            if self._run is not run:  # nobody was attached any more, or somebody is again
+                return
+            self._run = None
+            self._outlets = ()
+            sources, self._sources = self._sources, ()
+            self._routes = {}
+            self.failure = failure
+            leaving, self._leaving = self._leaving, []
+        for source in (*sources, *(gone for gone, _ in leaving if gone not in sources)):
+            _stop_source(source)
+        for _, stopped in leaving:
+            stopped.set()
+
+    def let_leave(self) -> None:
+        """Stop the sources that were removed; for the thread."""
+        with self._changing:
+            leaving, self._leaving = self._leaving, []
+            gone = [source for source, _ in leaving]
+            self._sources = tuple(source for source in self._sources if source not in gone)
+        for source in gone:
+            _stop_source(source)
+        with self._changing:
+            self._end_if_unused()
+        for _, stopped in leaving:
+            stopped.set()
+
+    @property
+    def outlets(self) -> tuple[Outlet, ...]:
+        """Who is handed events."""
+        return self._outlets
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """What is polled."""
+        return self._sources
+
+    @property
+    def has_leaving(self) -> bool:
+        """Whether a source was removed that has not been stopped yet."""
+        return bool(self._leaving)
+
+    def route(self, row: dict[str, Any]) -> None:
+        """Hand a notification to the outlets that hear its channel; for the thread."""
+        channel = row["channel"]
+        routes = self._routes
+        outlets = routes.get(channel)
+        if outlets is None:
+            outlets = tuple(outlet for outlet in self._outlets if outlet.hears(channel))
+            if len(routes) > 100_000:
+                routes.clear()
+            routes[channel] = outlets
+        if not outlets:
+            return
+        event = Event.from_json(row["payload"], channel, row["id"])
+        with self._busy:
+            for outlet in outlets:
+                outlet.receive(event)
+
+    def tell_of_gap(self, after: int, before: int | None, reason: str) -> None:
+        """Tell every outlet that notifications are gone unread; for the thread."""
+        gap = gap_event("", after, before, reason)
+        logger.warning("notifications after %s and before %s were missed: %s", after, before, reason)
+        with self._busy:
+            for outlet in self._outlets:
+                outlet.missed(gap)
+
+    def _read(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
+        return self._engine.read(sql, parameters, _TIMEOUT)
+
+
+class _Run:
+    """One life of the dispatcher's thread."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._stopping = False
+        self._paused: dict[int, float] = {}  # by source: not before
+        self._file_is_gone = False
+        self._flushes: list[threading.Event] = []
+        self._last = 0
+        self._looked_at = time.monotonic()
+        self._enter(dispatcher.engine)
+        self._thread = threading.Thread(target=self._live, name="peewee-honker-dispatcher", daemon=True)
+        self._thread.start()
+
+    def may_be_waited_for(self) -> bool:
+        """Whether the calling thread can wait for this one without waiting for itself."""
+        if threading.current_thread() is self._thread:
+            return False
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return True
+        return False
+
+    def flush(self, timeout: float) -> None:
+        """Wait until the thread has looked once more from now on."""
+        looked = threading.Event()
+        self._flushes.append(looked)
+        self.waker.wake()
+        while self._thread.is_alive() and not looked.wait(min(timeout, 0.5)):
+            timeout -= 0.5
+            if timeout <= 0:
+                logger.warning("a receiver has not ended after %s s; going on without it", _LONGEST_GOODBYE)
+                return
+
+    def end(self) -> None:
+        """Let the thread end after the event that it is handing over."""
         self._stopping = True
-        waker.wake()
-        if thread is not threading.current_thread():
-            thread.join(_LONGEST_GOODBYE)
-            if thread.is_alive():
+        self.waker.wake()
+
+    def join(self) -> None:
+        """Wait for the end, where that can be."""
+        if self.may_be_waited_for():
+            self._thread.join(_LONGEST_GOODBYE)
+            if self._thread.is_alive():
                 logger.warning("a receiver has not ended after %s s; leaving it behind", _LONGEST_GOODBYE)
-                return
-            self._clean_up(waker)
-        self._users = 0
 
-    def _clean_up(self, waker: Waker) -> None:
-        if self._waker is not waker:
-            return
-        if waker.wake in self._engine.after_commit:
-            self._engine.after_commit.remove(waker.wake)
-        if self._end in self._engine.before_close:
-            self._engine.before_close.remove(self._end)
-        self._thread = self._waker = None
-        waker.close()
+    def _enter(self, engine: Engine) -> None:
+        self._engine = engine
+        engine.open(time.monotonic() + _TIMEOUT)  # so that there is a WAL to watch
+        self._generation = engine.generation
+        self._end_lease = engine.lease(self)
+        self.waker = Waker(engine.path)
+        self._last = int(engine.read(_NEWEST, (), _TIMEOUT)[0]["newest"])
+        engine.after_commit.append(self._committed)
+        engine.before_close.append(self._before_close)
 
-    def _run(self) -> None:
-        waker = self._waker
-        if waker is None:
-            return
-        generation = self._engine.generation
-        prune_at = time.monotonic() + _PRUNE_EVERY
+    def _committed(self) -> None:
+        self.waker.wake()
+
+    def _before_close(self) -> None:
+        if not self._engine.retired:
+            self._dispatcher.end()
+
+    def _leave(self) -> None:
+        engine = self._engine
+        for hooks, hook in ((engine.after_commit, self._committed), (engine.before_close, self._before_close)):
+            if hook in hooks:
+                hooks.remove(hook)
+        self.waker.close()
+        self._end_lease()
+
+    def _live(self) -> None:
+        failure: BaseException | None = None
         try:
             while not self._stopping:
-                woken = waker.wait()
-                if self._leaving:
-                    self._let_leave()
-                if not self._deliver() and woken:
-                    self._look_again()
-                if self._engine.generation != generation:  # the file was closed and opened, by a fork for instance
-                    generation = self._engine.generation
-                    waker.watch()
-                if time.monotonic() > prune_at:
-                    self._prune()
-                    prune_at = time.monotonic() + _PRUNE_EVERY
-        except Exception:
-            logger.exception("the dispatcher of %s has died; no more events are delivered", self._engine.path)
+                woken = self.waker.wait()
+                if self._dispatcher.has_leaving:
+                    self._dispatcher.let_leave()
+                if self._stopping:
+                    break
+                flushes, self._flushes = self._flushes, []
+                try:
+                    if not self._deliver() and woken and not flushes:
+                        self._look_again()
+                    if not woken or self._file_is_gone:
+                        self._look_at_file()
+                except EngineClosedError:
+                    self._look_at_file()
+                except Exception:
+                    logger.exception("reading events of %s failed; trying again", self._engine.path)
+                    time.sleep(0.1)
+                for looked in flushes:
+                    looked.set()
+        except BaseException as error:  # of a receiver: for whoever runs the bus, see `Dispatcher.failure`
+            logger.critical("the dispatcher of %s has ended", self._engine.path, exc_info=error)
+            failure = error
         finally:
-            self._let_leave()
-            sources, self._sources = self._sources, ()
-            for source in sources:
-                self._stop_source(source)
-            self._clean_up(waker)
+            self._dispatcher.ended(self, failure)
+            self._leave()
 
     def _look_again(self) -> None:
         for pause in _LOOK_AGAIN:
@@ -186,64 +379,77 @@ class Dispatcher:
                 return
 
     def _deliver(self) -> bool:
-        """Deliver what is new; whether there was anything."""
+        """Hand over what is new; whether there was anything."""
+        if self._file_is_gone:
+            return False
         found = False
-        while rows := self._read(_SINCE, (self._last,)):
+        now = time.monotonic()
+        stalled, self._looked_at = now - self._looked_at > _STALL, now
+        while rows := self._engine.read(_SINCE, (self._last,), _TIMEOUT):
             found = True
             for row in rows:
                 if self._stopping:
                     return True
-                self._last = row["id"]
-                listeners = self._listeners.get(row["channel"])
-                if listeners:
-                    event = Event.from_json(row["payload"], row["channel"], row["id"])
-                    for listener in listeners:
-                        self._call(listener, event)
-        for source in self._sources:
+                last, self._last = self._last, row["id"]
+                if row["id"] != last + 1:
+                    self._dispatcher.tell_of_gap(last, row["id"], "they were deleted before they were read")
+                self._dispatcher.route(row)
+        if stalled and not found:
+            newest = int(self._engine.read(_NEWEST, (), _TIMEOUT)[0]["newest"])
+            if newest > self._last and not self._engine.read(_SINCE, (self._last,), _TIMEOUT):
+                self._dispatcher.tell_of_gap(self._last, newest + 1, "they were deleted before they were read")
+                self._last = newest
+        for source in self._dispatcher.sources:
             found = self._poll(source) or found
         return found
 
     def _poll(self, source: Source) -> bool:
-        if time.monotonic() < self._pause_until:
+        if self._paused and time.monotonic() < self._paused.get(id(source), 0.0):
             return False
         try:
             return source.poll()
+        except EngineClosedError:
+            raise
         except Exception:
             logger.exception("%r failed; trying again in %s s", source, _PAUSE_AFTER_ERROR)
-            self._pause_until = time.monotonic() + _PAUSE_AFTER_ERROR
+            self._paused[id(source)] = time.monotonic() + _PAUSE_AFTER_ERROR
             return False
 
-    def _let_leave(self) -> None:
-        with self._changing:
-            leaving, self._leaving = self._leaving, []
-            self._sources = tuple(source for source in self._sources if source not in [gone for gone, _ in leaving])
-        for source, stopped in leaving:
-            self._stop_source(source)
-            stopped.set()
-
-    def _stop_source(self, source: Source) -> None:
-        try:
-            source.stop()
-        except Exception:
-            logger.exception("%r could not be stopped in good order", source)
-
-    def _call(self, listener: Listener, event: Event) -> None:
-        try:
-            listener(event)
-        except Exception:
-            logger.exception("a receiver of %s failed on event %s", event.type, event.event_id)
-
-    def _read(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
-        return self._engine.read(sql, parameters, _TIMEOUT)
-
-    def _prune(self) -> None:
-        """Delete what is older than the retention, a thousand rows at a time."""
-        while not self._stopping:
-            with self._engine.face.transaction() as transaction:
-                transaction.execute(_PRUNE, (int(self._retention),))
-                removed = transaction.query("SELECT changes() AS n")[0]["n"]
-            if removed < 1000:
+    def _look_at_file(self) -> None:
+        """Go on with another file when this one was replaced; watch the WAL again when the engine was opened anew."""
+        engine = self._engine
+        if engine.was_replaced() or engine.retired:
+            if not os.path.exists(engine.path):
+                if not self._file_is_gone:
+                    logger.error("%s is gone: no events until there is a file again", engine.path)
+                self._file_is_gone = True
                 return
+            self._move()
+        elif engine.generation != self._generation:  # the file was closed and opened, by a fork for instance
+            self._generation = engine.generation
+            self.waker.watch()
+
+    def _move(self) -> None:
+        old, last = self._engine, self._last
+        options = {name: getattr(old, name) for name in ("max_readers", "watcher_poll_interval_ms", "sqlite3_guard")}
+        new = engine_for(old.location, **options)
+        self._leave()
+        self._enter(new)
+        self._file_is_gone = False
+        self._dispatcher.adopt(new)
+        logger.error("%s was replaced by another file: going on with that one, from now", new.path)
+        for outlet in self._dispatcher.outlets:
+            outlet.moved(new)
+        for source in self._dispatcher.sources:
+            source.moved(new)
+        self._dispatcher.tell_of_gap(last, None, "the file was replaced")
+
+
+def _stop_source(source: Source) -> None:
+    try:
+        source.stop()
+    except Exception:
+        logger.exception("%r could not be stopped in good order", source)
 
 
 _making = threading.Lock()

@@ -4,10 +4,18 @@ import json
 import os
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Event", "new_event_id"]
+from peewee_honker.errors import PayloadError, TopicError
+
+__all__ = ["GAP", "MAX_BYTES", "Event", "check_type", "gap_event", "new_event_id"]
+
+GAP = "__gap__"
+"""The type of the event that tells a listener of events that it has missed."""
+MAX_BYTES = 1024 * 1024
+"""How long an event's JSON may be unless said otherwise, in bytes."""
 
 # json.dumps would make an encoder for every event.
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
@@ -36,14 +44,17 @@ def new_event_id() -> str:
 class Event:
     """One event.
 
-    - `type`: what happened, for instance `order.saved`; it is also the channel that the event travels on.
+    - `type`: what happened, for instance `order.saved`.
     - `id`: what it happened to (a row's key as text), or ''.
     - `payload`: any JSON value.
     - `event_id`: a UUIDv7, different for every event.
     - `time`: seconds since 1970 when it was published, by the publisher's clock.
-    - `origin`: the process that published it, as `host:pid` or the name its bus was given.
+    - `origin`: the process that published it: its bus's name, or `host:pid`, with a part that is new at each start.
     - `operation`: `insert`, `update` or `delete` for an event of a row, else ''.
-    - `offset`: the place in its channel's table; larger for what was committed later.
+    - `changes`: for an update, where asked for: by field name, the old and the new value of what has changed.
+    - `transaction`: what the events of one transaction have in common, where it is known, else ''.
+    - `headers`: texts that travel beside the payload, such as a trace's context.
+    - `offset`: the place in its channel's or stream's table; larger for what was committed later.
     """
 
     type: str
@@ -53,22 +64,54 @@ class Event:
     time: float = field(default_factory=time.time)
     origin: str = ""
     operation: str = ""
+    changes: Mapping[str, Any] | None = None
+    transaction: str = ""
+    headers: Mapping[str, str] | None = None
     offset: int | None = None
 
-    def to_json(self) -> str:
-        """The event as JSON text, without its offset. Raises `TypeError` or `ValueError` for a payload that JSON cannot
-        hold (also NaN and infinity, which other languages' readers refuse)."""
-        return _encode(
-            {
-                "type": self.type,
-                "id": self.id,
-                "payload": self.payload,
-                "event_id": self.event_id,
-                "time": self.time,
-                "origin": self.origin,
-                "operation": self.operation,
-            }
-        )
+    @property
+    def topic(self) -> str:
+        """`type:id`, or the type alone when there is no id."""
+        return f"{self.type}:{self.id}" if self.id else self.type
+
+    @property
+    def is_gap(self) -> bool:
+        """Whether this tells of events that were missed, instead of being one."""
+        return self.type == GAP
+
+    def to_json(self, max_bytes: int = MAX_BYTES) -> str:
+        """The event as JSON text, without its offset.
+
+        Raises PayloadError for a payload that JSON cannot hold (also NaN and infinity, which other languages' readers
+        refuse), and when the text would be longer than `max_bytes` in UTF-8.
+        """
+        value = {
+            "type": self.type,
+            "id": self.id,
+            "payload": self.payload,
+            "event_id": self.event_id,
+            "time": self.time,
+            "origin": self.origin,
+            "operation": self.operation,
+        }
+        if self.changes is not None:
+            value["changes"] = self.changes
+        if self.transaction:
+            value["transaction"] = self.transaction
+        if self.headers:
+            value["headers"] = self.headers
+        try:
+            text = _encode(value)
+            if len(text) * 4 > max_bytes and (size := len(text.encode())) > max_bytes:
+                raise PayloadError(
+                    f"the event {self.topic} takes {size} bytes, and {max_bytes} are allowed: keep large values in the "
+                    "database and send their key, or raise max_bytes"
+                )
+        except (TypeError, ValueError, RecursionError) as error:
+            if isinstance(error, PayloadError):
+                raise
+            raise PayloadError(f"the payload of {self.topic} has no form in JSON: {error}") from error
+        return text
 
     @classmethod
     def from_json(cls, text: str, channel: str, offset: int | None = None) -> "Event":
@@ -76,17 +119,42 @@ class Event:
         whose type is the channel."""
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):  # text, or nested too deep
             value = text
         if isinstance(value, dict) and isinstance(value.get("type"), str) and isinstance(value.get("event_id"), str):
+            get = value.get
             return cls(
                 value["type"],
-                str(value.get("id", "")),
-                value.get("payload"),
+                str(get("id", "")),
+                get("payload"),
                 value["event_id"],
-                float(value.get("time", 0)),
-                str(value.get("origin", "")),
-                str(value.get("operation", "")),
+                float(get("time", 0)),
+                str(get("origin", "")),
+                str(get("operation", "")),
+                get("changes"),
+                str(get("transaction", "")),
+                get("headers"),
                 offset,
             )
         return cls(channel, "", value, event_id=f"{channel}/{offset}", time=0, offset=offset)
+
+
+def check_type(type_: str, *, reserved: bool = False) -> str:
+    """Give an event's type back. Raises TopicError when it is empty, has a `:` or a `*`, or starts with `__`, which is
+    for this package's own events unless `reserved` are allowed."""
+    if not isinstance(type_, str) or not type_ or ":" in type_ or "*" in type_:
+        raise TopicError(f"{type_!r} is no type of an event: it is text without ':' and '*', for instance 'order.saved'")
+    if type_.startswith("__") and not reserved:
+        raise TopicError(f"{type_!r} is reserved: types that start with '__' are for peewee_honker's own events")
+    return type_
+
+
+def gap_event(channel: str, after: int, before: int | None, reason: str) -> Event:
+    """The event that tells of missed ones.
+
+    Its payload says where: `channel` (a stream's name, or '' for the ephemeral channels), `after` and `before` (the
+    offsets between which they lay; `before` is None when it is not known), `reason`.
+    """
+    return Event(
+        GAP, channel, {"channel": channel, "after": after, "before": before, "reason": reason}, offset=before or after
+    )

@@ -1,0 +1,118 @@
+"""Calling listeners: plain functions where the event is, coroutine functions on their event loop."""
+
+import asyncio
+import concurrent.futures
+import inspect
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from peewee_honker.events.event import Event
+
+__all__ = ["FanOut", "Interrupted", "Listener", "Where", "call", "name_of", "running_loop"]
+
+logger = logging.getLogger("peewee_honker.events")
+
+Listener = Callable[[Event], Any]
+"""Called with each event; may be a coroutine function."""
+Where = Callable[[Event], bool]
+
+_LOOK_AT_LOOP = 0.5  # seconds between two looks whether a loop that was closed keeps us waiting
+
+
+class FanOut(Protocol):
+    """A listener that stands for several, each of which is called, and fails, by itself."""
+
+    def listeners_for(self, event: Event) -> list[Listener]:
+        """Who is to be called with the event."""
+
+    def __call__(self, event: Event) -> Any: ...
+
+
+class Interrupted(Exception):  # noqa: N818  (no error: the event is as it was before the call)
+    """The event loop of a coroutine listener ended before the listener did; nothing is known of its success."""
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def call(listener: Callable[..., Any], *arguments: Any, loop: asyncio.AbstractEventLoop | None, **named: Any) -> None:
+    """Call a listener; returns when it has ended, also if it is a coroutine function.
+
+    `loop` is where coroutines run. In that loop's own thread one cannot be waited for: it becomes a task, which is run
+    after those that were made so before.
+
+    Raises what the listener raises, TypeError when a coroutine has no loop, Interrupted when the loop ends first.
+    """
+    result = listener(*arguments, **named)
+    if not inspect.iscoroutine(result):
+        return
+    if loop is None or loop.is_closed():
+        result.close()
+        raise TypeError(
+            f"{name_of(listener)} is a coroutine function, which needs a loop that runs: listen from within it, or run the "
+            "bus by `async with bus` or `await bus.serve()`"
+        )
+    if running_loop() is loop:
+        _Queue.of(loop).put(listener, result)
+        return
+    future = asyncio.run_coroutine_threadsafe(result, loop)
+    while True:
+        try:
+            future.result(_LOOK_AT_LOOP)
+            return
+        except concurrent.futures.CancelledError:
+            raise Interrupted(f"{name_of(listener)} was cancelled") from None
+        except TimeoutError:
+            if future.done():  # the listener's own TimeoutError
+                raise
+            if loop.is_closed():
+                raise Interrupted(f"the loop of {name_of(listener)} was closed") from None
+
+
+class _Queue:
+    """The coroutines that a loop's own thread has called, run one after the other."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._waiting: list[tuple[Callable[..., Any], Coroutine[Any, Any, Any]]] = []
+        self._loop = loop
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> "_Queue":
+        queue: _Queue | None = getattr(loop, "_peewee_honker_queue", None)
+        if queue is None:
+            queue = cls(loop)
+            loop._peewee_honker_queue = queue  # type: ignore[attr-defined]  # lives and dies with the loop
+        return queue
+
+    def put(self, listener: Callable[..., Any], coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._waiting.append((listener, coroutine))
+        if self._task is None or self._task.done():
+            self._task = self._loop.create_task(self._run(), name="peewee_honker listeners")
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                listener, coroutine = self._waiting.pop(0)
+                try:
+                    await coroutine
+                except Exception:
+                    logger.exception("listener %s failed", name_of(listener))
+        finally:
+            for _, coroutine in self._waiting:  # cancelled
+                coroutine.close()
+            self._waiting.clear()
+
+
+def name_of(listener: Callable[..., Any]) -> str:
+    """A listener's module and qualified name."""
+    called: Any = listener
+    while hasattr(called, "func"):  # a partial's function, or one of this package's that call another
+        called = called.func
+    return f"{getattr(called, '__module__', '')}.{getattr(called, '__qualname__', repr(called))}"

@@ -1,0 +1,248 @@
+"""What every transport of events offers: listeners by topic, and dispatch."""
+
+import asyncio
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from peewee_honker.events.event import MAX_BYTES, Event, check_type
+from peewee_honker.events.listener import Listener, Where, call, name_of, running_loop
+from peewee_honker.events.metrics import Recorder, SilentRecorder
+from peewee_honker.events.topic import Topics, check_topic
+from peewee_honker.events.tracing import traced, within_trace
+
+if TYPE_CHECKING:
+    from peewee_honker.database import HonkerDatabase
+
+__all__ = ["Call", "EventTarget", "LocalEventTarget"]
+
+logger = logging.getLogger("peewee_honker.events")
+
+
+class _Registration(NamedTuple):
+    listener: Listener
+    where: Where | None
+    loop: asyncio.AbstractEventLoop | None
+    since: int  # offsets up to this were committed before the listener was there
+
+
+class EventTarget(ABC):
+    """A transport of events. Subclasses say how events leave and come in; listeners and topics are here.
+
+    Arguments:
+        max_bytes: how long an event's JSON may be.
+        recorder: hears of what is published, delivered and failed, see `peewee_honker.events.metrics`.
+
+    Guarantee of all targets: events reach a listener in the order in which they were committed. An event that was
+    dispatched within a transaction of the target's database is heard after its commit, and never after a rollback, of a
+    savepoint too. A listener that raises is logged with the event's id, and the others are still called.
+
+    Listeners may be coroutine functions: each runs on the event loop that ran where it was added. A target can be used by
+    any thread.
+    """
+
+    def __init__(self, *, max_bytes: int = MAX_BYTES, recorder: Recorder | None = None) -> None:
+        self.max_bytes = max_bytes
+        self.recorder: Recorder = recorder or SilentRecorder()
+        self._topics: Topics[_Key] = Topics()
+        self._registrations: dict[_Key, _Registration] = {}
+        self._listening = threading.RLock()
+
+    def add_listener(self, topic: str, listener: Listener, *, where: Where | None = None) -> None:
+        """Call `listener(event)` with the events of a topic that commit after this returns.
+
+        Arguments:
+            topic: `type:id`, a type alone for every id, or a pattern with `*`; see `peewee_honker.events.topic`.
+            listener: a function or a coroutine function. It is called once for an event, however many of its topics match,
+                and is added to a topic once.
+            where: is asked first; the listener hears the events for which it is true.
+
+        Raises TopicError for what is no topic, and what the transport raises when it cannot be had.
+        """
+        check_topic(topic)
+        key = _Key(topic, listener)
+        with self._listening:
+            if key in self._registrations:
+                return
+            first = not self._registrations
+            self._registrations[key] = _Registration(listener, where, running_loop(), 0)
+            new_topic = self._topics.add(topic, key)
+            try:
+                if first:
+                    self._open()
+                if new_topic:
+                    self._open_topic(topic)
+            except BaseException:
+                self._topics.remove(topic, key)
+                del self._registrations[key]
+                raise
+            since = self._newest()
+            if since:
+                self._registrations[key] = self._registrations[key]._replace(since=since)
+
+    def remove_listener(self, topic: str, listener: Listener) -> None:
+        """No longer call `listener` for a topic; nothing if it is not there. The topic's transport ends with its last one.
+
+        When this returns the listener runs no more. Only where that would be waiting for itself, inside a listener or in
+        the thread of an event loop, it returns at once and what runs goes on to its end.
+        """
+        key = _Key(topic, listener)
+        with self._listening:
+            if self._registrations.pop(key, None) is None:
+                return
+            if self._topics.remove(topic, key):
+                self._close_topic(topic)
+            last = not self._registrations
+        if last:
+            self._close()
+        else:
+            self._settle()
+
+    def close(self) -> None:
+        """Remove all listeners."""
+        for key in list(self._registrations):
+            self.remove_listener(key.topic, key.listener)
+
+    def dispatch(self, event: Event) -> bool:
+        """Publish an event, in the transaction that is open. Gives True.
+
+        Raises TopicError for a type that is not one or is reserved, PayloadError for a payload that has no form in JSON
+        or is too large, both before anything is written; and what the transport raises.
+        """
+        check_type(event.type)
+        self._dispatch(traced(event))
+        self.recorder.published(event.type)
+        return True
+
+    # For subclasses
+
+    @abstractmethod
+    def _dispatch(self, event: Event) -> None:
+        """Send a checked event on its way."""
+
+    def _open(self) -> None:  # noqa: B027  (what a transport without it does)
+        """Begin to receive: there is a first listener."""
+
+    def _close(self) -> None:  # noqa: B027  (what a transport without it does)
+        """Receive no more: the last listener has gone."""
+
+    def _open_topic(self, topic: str) -> None:  # noqa: B027  (what a transport without it does)
+        """Receive a topic that has a first listener."""
+
+    def _close_topic(self, topic: str) -> None:  # noqa: B027  (what a transport without it does)
+        """Receive a topic no more: its last listener has gone."""
+
+    def _settle(self) -> None:  # noqa: B027  (what a transport without it does)
+        """Wait until listeners that run now have ended, where that can be."""
+
+    def _newest(self) -> int:
+        """The offset of the last event that was committed, where there are offsets, else 0."""
+        return 0
+
+    def _calls_for(self, event: Event) -> list[Callable[[Event], None]]:
+        """Whom an event is to be given to, each ready to be called with it."""
+        keys = self._topics.match(event.type, event.id)
+        calls: list[Callable[[Event], None]] = []
+        seen = set()
+        for key in keys:
+            registration = self._registrations.get(key)
+            if registration is None or (len(keys) > 1 and key.listener in seen):
+                continue
+            if registration.since and event.offset is not None and event.offset <= registration.since:
+                continue
+            try:
+                wanted = registration.where is None or registration.where(event)
+            except Exception:
+                logger.exception("the filter of listener %s failed on event %s", name_of(key.listener), event.event_id)
+                continue
+            if wanted:
+                seen.add(key.listener)
+                fan_out = getattr(key.listener, "listeners_for", None)
+                listeners = (key.listener,) if fan_out is None else fan_out(event)
+                calls += [Call(listener, registration.loop) for listener in listeners]
+        return calls
+
+    def _deliver(self, event: Event) -> None:
+        """Give an event to its listeners, one after the other, each whatever the others do."""
+        for each in self._calls_for(event):
+            try:
+                with self.recorder.delivering(event):
+                    each(event)
+            except Exception:
+                logger.exception("a receiver of %s failed on event %s: %s", event.type, event.event_id, name_of(each))
+                self.recorder.failed(event.type)
+
+
+class _Key(NamedTuple):
+    topic: str
+    listener: Listener
+
+
+class Call:
+    """A listener, and where it runs if it is a coroutine function."""
+
+    __slots__ = ("__dict__", "func", "loop")
+
+    def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.func = listener
+        self.loop = loop
+        self.__dict__.update(getattr(listener, "__dict__", {}))  # marks, such as `in_transaction`
+
+    def __call__(self, event: Event) -> None:
+        with within_trace(event):
+            call(self.func, event, loop=self.loop)
+
+
+class LocalEventTarget(EventTarget):
+    """Events within this process: at once after the commit, in the thread that has committed.
+
+    Arguments:
+        database: a HonkerDatabase whose transactions the events belong to; without one, or outside a transaction, an
+            event is heard at once.
+
+    Guarantee: at most once, in commit order; a listener that dispatches is heard when its event's listeners have all been
+    called. When another thread delivers at that moment, it delivers this event too, in its turn.
+    """
+
+    def __init__(
+        self, database: "HonkerDatabase | None" = None, *, max_bytes: int = MAX_BYTES, recorder: Recorder | None = None
+    ) -> None:
+        super().__init__(max_bytes=max_bytes, recorder=recorder)
+        self._database = database
+        self._queue: deque[Event] = deque()
+        self._delivering = threading.Lock()
+        self._deliverer: int | None = None  # the thread that delivers
+
+    def _dispatch(self, event: Event) -> None:
+        # As it would be elsewhere: listeners see the same in every process, and nothing that a caller changes afterwards.
+        event = Event.from_json(event.to_json(self.max_bytes), event.type)
+        database = self._database
+        if database is None or not database.in_transaction():
+            self._queue.append(event)
+            self._drain()
+            return
+        # The first keeps the order of the commits, as it runs while no other can commit; the second calls the listeners.
+        database.at_commit(partial(self._queue.append, event))
+        database.after_commit(self._drain)
+
+    def _drain(self) -> None:
+        while self._queue and self._delivering.acquire(blocking=False):
+            self._deliverer = threading.get_ident()
+            try:
+                while self._queue:
+                    self._deliver(self._queue.popleft())
+            finally:
+                self._deliverer = None
+                self._delivering.release()
+
+    def _settle(self) -> None:
+        if self._deliverer == threading.get_ident() or running_loop() is not None:
+            return
+        with self._delivering:
+            pass
+
+    _close = _settle
