@@ -4,7 +4,7 @@ What SQLite itself reports reaches the user as Peewee's own exceptions (`peewee.
 `SqliteDatabase`. The classes here are for what only this package can get wrong.
 """
 
-__all__ = ["EngineClosedError", "HonkerError", "PayloadError", "SharedFileError", "TopicError"]
+__all__ = ["BufferFullError", "EngineClosedError", "HonkerError", "PayloadError", "SharedFileError", "TopicError"]
 
 
 class HonkerError(Exception):
@@ -29,3 +29,7 @@ class PayloadError(HonkerError, ValueError):
 
 class TopicError(HonkerError, ValueError):
     """An event's type or a listener's topic is not one: empty, reserved, or with characters that mean something."""
+
+
+class BufferFullError(HonkerError):
+    """More events came than a subscription's buffer has room for, and it was asked to say so."""
