@@ -27,7 +27,7 @@ logger = logging.getLogger("peewee_honker.consumer")
 
 Receiver = Callable[[Event], object]
 
-_PAGE = 200  # events that are read at once
+_PAGE = 500  # events that are read at once
 _LEASE = 6  # seconds that a lease outlives its holder
 _RENEW = 2.0  # seconds between two renewals
 _ASK = 1.0  # seconds between two looks for a free lease
@@ -110,6 +110,7 @@ class Consumer:
         self._attempts = attempts
         self._backoff = backoff
         self._recorder: Recorder = recorder or SilentRecorder()
+        self._is_silent = type(self._recorder) is SilentRecorder
         self._changing = threading.Lock()
         self._places: dict[str, _Place] = {}
         self._lock = f"peewee_honker.consumer.{name}"
@@ -264,7 +265,7 @@ class Consumer:
                 place.found = False
             elif place.found:
                 self._look_for_gap(stream, place)
-            if type(self._recorder) is not SilentRecorder:
+            if not self._is_silent:
                 waiting = self._engine.read(_LAG, (stream, place.offset), 5.0)[0]["n"]
                 self._recorder.lag(self.name, stream, waiting)
 
@@ -320,7 +321,12 @@ class Consumer:
         The transactional ones come last and once the others are done with: with their work the offset is saved.
         """
         if place.left is None:
-            place.left, place.attempts, place.failures = place.receivers(event), 0, {}
+            place.left, place.attempts = place.receivers(event), 0
+            if place.failures:
+                place.failures = {}
+        if not place.left:
+            place.offset, place.left = offset, None
+            return True
         place.attempts += 1
         together = [receiver for receiver in place.left if is_in_transaction(receiver)]
         failed = [
@@ -349,14 +355,18 @@ class Consumer:
 
     def _succeeds(self, place: _Place, receiver: Receiver, event: Event) -> bool:
         try:
-            with self._recorder.delivering(event):
+            if self._is_silent:
                 receiver(event)
+            else:
+                with self._recorder.delivering(event):
+                    receiver(event)
         except Interrupted:
             raise
         except Exception as error:
             self._note(place, receiver, event, error)
             return False
-        place.failures.pop(name_of(receiver), None)
+        if place.failures:
+            place.failures.pop(name_of(receiver), None)
         return True
 
     def _succeed_together(self, stream: str, place: _Place, receivers: list[Receiver], event: Event, offset: int) -> bool:

@@ -345,17 +345,20 @@ class _Run:
 
     def _live(self) -> None:
         failure: BaseException | None = None
+        busy = False
         try:
             while not self._stopping:
-                woken = self.waker.wait()
+                woken = busy or self.waker.wait()
+                busy = False
                 if self._dispatcher.has_leaving:
                     self._dispatcher.let_leave()
                 if self._stopping:
                     break
                 flushes, self._flushes = self._flushes, []
                 try:
-                    if not self._deliver() and woken and not flushes:
-                        self._look_again()
+                    busy = self._deliver()
+                    if not busy and woken and not flushes:
+                        busy = self._look_again()
                     if not woken or self._file_is_gone:
                         self._look_at_file()
                 except EngineClosedError:
@@ -372,11 +375,12 @@ class _Run:
             self._dispatcher.ended(self, failure)
             self._leave()
 
-    def _look_again(self) -> None:
+    def _look_again(self) -> bool:
         for pause in _LOOK_AGAIN:
             time.sleep(pause)
             if self._stopping or self._deliver():
-                return
+                return True
+        return False
 
     def _deliver(self) -> bool:
         """Hand over what is new; whether there was anything."""

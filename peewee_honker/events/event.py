@@ -121,6 +121,11 @@ class Event:
             value = json.loads(text)
         except (ValueError, RecursionError):  # text, or nested too deep
             value = text
+        return cls.from_value(value, channel, offset)
+
+    @classmethod
+    def from_value(cls, value: Any, channel: str, offset: int | None = None) -> "Event":
+        """As `from_json`, of what the text was decoded to."""
         if isinstance(value, dict) and isinstance(value.get("type"), str) and isinstance(value.get("event_id"), str):
             get = value.get
             return cls(

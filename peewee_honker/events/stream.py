@@ -1,6 +1,7 @@
 """A durable stream: events stay in the file until they are deleted, and each consumer remembers how far it has come."""
 
 import datetime
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -32,6 +33,8 @@ PRUNED_TABLE = (
     "CREATE TABLE IF NOT EXISTS _honker_peewee_pruned (stream TEXT PRIMARY KEY, offset INTEGER NOT NULL) WITHOUT ROWID"
 )
 _SINCE = "SELECT offset, payload FROM _honker_stream WHERE topic = ? AND offset > ? ORDER BY offset LIMIT ?"
+# A page as one JSON text: decoded at once, which takes a quarter of the time.
+_PAGE = f"SELECT '[' || group_concat(payload) || ']' AS events, group_concat(offset) AS offsets FROM ({_SINCE})"
 _NEWEST = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = '_honker_stream'), 0) AS newest"
 _PRUNED = "SELECT offset FROM _honker_peewee_pruned WHERE stream = ?"
 _HAS_PRUNED = "SELECT 1 AS n FROM sqlite_master WHERE name = '_honker_peewee_pruned'"
@@ -60,8 +63,18 @@ INSERT = "INSERT INTO _honker_stream (topic, key, payload) VALUES (?, ?, ?)"
 
 def read_stream(engine: "Engine", name: str, after: int, most: int) -> list[Event]:
     """The next events of a stream behind an offset, `most` at most. Takes no lock."""
-    rows = engine.read(_SINCE, (name, after, most), _TIMEOUT)
-    return [Event.from_json(row["payload"], name, row["offset"]) for row in rows]
+    page = engine.read(_PAGE, (name, after, most), _TIMEOUT)[0]
+    if page["offsets"] is None:
+        return []
+    offsets = [int(offset) for offset in page["offsets"].split(",")]
+    try:
+        values = json.loads(page["events"])
+    except (ValueError, RecursionError):
+        values = []
+    if len(values) != len(offsets) or offsets != sorted(offsets):  # a payload that somebody wrote is not one JSON value
+        rows = engine.read(_SINCE, (name, after, most), _TIMEOUT)
+        return [Event.from_json(row["payload"], name, row["offset"]) for row in rows]
+    return [Event.from_value(value, name, offset) for value, offset in zip(values, offsets, strict=True)]
 
 
 def newest_offset(engine: "Engine") -> int:

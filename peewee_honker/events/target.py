@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from peewee_honker.events.event import MAX_BYTES, Event, check_type
 from peewee_honker.events.listener import Listener, Where, call, name_of, running_loop
@@ -24,7 +24,7 @@ logger = logging.getLogger("peewee_honker.events")
 
 
 class _Registration(NamedTuple):
-    listener: Listener
+    call: "Call | None"  # None for a listener that stands for several
     where: Where | None
     loop: asyncio.AbstractEventLoop | None
     since: int  # offsets up to this were committed before the listener was there
@@ -51,6 +51,7 @@ class EventTarget(ABC):
         self._topics: Topics[_Key] = Topics()
         self._registrations: dict[_Key, _Registration] = {}
         self._listening = threading.RLock()
+        self._known_types: set[str] = set()  # that were found to be right
 
     def add_listener(self, topic: str, listener: Listener, *, where: Where | None = None) -> None:
         """Call `listener(event)` with the events of a topic that commit after this returns.
@@ -69,7 +70,7 @@ class EventTarget(ABC):
             if key in self._registrations:
                 return
             first = not self._registrations
-            self._registrations[key] = _Registration(listener, where, running_loop(), 0)
+            self._registrations[key] = _made(listener, where)
             new_topic = self._topics.add(topic, key)
             try:
                 if first:
@@ -113,7 +114,8 @@ class EventTarget(ABC):
         Raises TopicError for a type that is not one or is reserved, PayloadError for a payload that has no form in JSON
         or is too large, both before anything is written; and what the transport raises.
         """
-        check_type(event.type)
+        if event.type not in self._known_types:
+            self._known_types.add(check_type(event.type))
         self._dispatch(traced(event))
         self.recorder.published(event.type)
         return True
@@ -161,9 +163,11 @@ class EventTarget(ABC):
                 continue
             if wanted:
                 seen.add(key.listener)
-                fan_out = getattr(key.listener, "listeners_for", None)
-                listeners = (key.listener,) if fan_out is None else fan_out(event)
-                calls += [Call(listener, registration.loop) for listener in listeners]
+                if registration.call is not None:
+                    calls.append(registration.call)
+                else:
+                    fan_out: Any = key.listener
+                    calls += [Call(listener, registration.loop) for listener in fan_out.listeners_for(event)]
         return calls
 
     def _deliver(self, event: Event) -> None:
@@ -193,8 +197,16 @@ class Call:
         self.__dict__.update(getattr(listener, "__dict__", {}))  # marks, such as `in_transaction`
 
     def __call__(self, event: Event) -> None:
-        with within_trace(event):
+        if event.headers:
+            with within_trace(event):
+                call(self.func, event, loop=self.loop)
+        else:
             call(self.func, event, loop=self.loop)
+
+
+def _made(listener: Listener, where: Where | None) -> _Registration:
+    loop = running_loop()
+    return _Registration(None if hasattr(listener, "listeners_for") else Call(listener, loop), where, loop, 0)
 
 
 class LocalEventTarget(EventTarget):
