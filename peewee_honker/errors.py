@@ -4,7 +4,7 @@ What SQLite itself reports reaches the user as Peewee's own exceptions (`peewee.
 `SqliteDatabase`. The classes here are for what only this package can get wrong.
 """
 
-__all__ = ["EngineClosedError", "HonkerError", "SharedFileError"]
+__all__ = ["BufferFullError", "EngineClosedError", "HonkerError", "SharedFileError"]
 
 
 class HonkerError(Exception):
@@ -21,3 +21,11 @@ class SharedFileError(HonkerError):
 
 class EngineClosedError(HonkerError):
     """An engine was used after it was closed, or by a process that may not use it (a child after `fork`)."""
+
+
+class BufferFullError(HonkerError):
+    """Items came faster than their consumer took them, and its buffer was told to fail rather than to wait or to drop.
+
+    Raised to the consumer, after the items that were still there. The way out is in the message: a larger buffer, or
+    another `when_full`.
+    """
