@@ -3,7 +3,10 @@
 import asyncio
 import itertools
 import operator
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,8 @@ from hypothesis import strategies as st
 
 from peewee_honker.events import operators as ops
 from tests.support.asynchronous import Tracked, generated, run, settle
+
+ROOT = Path(__file__).parent.parent
 
 settings = hypothesis_settings(max_examples=60, deadline=None)
 
@@ -357,6 +362,39 @@ def test_a_source_is_closed_when_the_reader_is_cancelled(operated, made):
 
 
 @every_operator
+@settings
+@given(st.integers(0, 60), pauses, st.sampled_from(["ends", "fails", "hangs"]), st.booleans())
+def test_a_cancellation_at_any_moment_is_not_swallowed_and_closes_the_source(operated, moment, steps, then, is_generator):
+    source = Tracked(list(range(4)), steps, then)
+    progress = []
+
+    async def cancel():
+        async def read():
+            progress.append("begun")
+            async with operated(generated(source) if is_generator else source) as flow:
+                async for _ in flow:
+                    await asyncio.sleep(0)
+            progress.append("over")
+
+        reader = asyncio.create_task(read())
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        reader.cancel()
+        await asyncio.wait([reader])
+        if reader.cancelled():
+            assert "over" not in progress
+        else:
+            assert "over" in progress or isinstance(reader.exception(), ValueError)
+        if is_generator:
+            assert source.closed <= 1  # not at all where it was cancelled before it began
+            assert source.closed == 1 or source.given == 0
+        elif progress:
+            assert source.closed == 1
+
+    run(cancel())
+
+
+@every_operator
 @as_iterator_or_generator
 def test_a_source_that_fails_is_closed_and_its_error_is_raised(operated, made):
     source = Tracked([1, 2], then="fails")
@@ -542,3 +580,13 @@ def test_a_source_is_read_in_one_task_so_that_it_may_hold_a_timeout_open():
 
     assert run(read(ops.batch(2, timeout=1000))) == ([0, 1, 2], 1)
     assert run(read(lambda source: ops.batch(1)(ops.join(source)))) == ([0, 1, 2], 1)
+
+
+# Types
+
+
+def test_a_type_checker_knows_the_items_of_a_pipe():
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "tests/support/typed_streams.py"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr

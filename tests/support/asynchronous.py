@@ -63,8 +63,8 @@ class Tracked:
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        await asyncio.sleep(0)
         self.closed += 1
+        await asyncio.sleep(0)
 
 
 async def generated(source: Tracked) -> AsyncIterator[Any]:
