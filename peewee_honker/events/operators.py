@@ -27,6 +27,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, 
 from typing import Any, TypeVar, overload
 
 from peewee_honker.events.flow import Arrivals, Flow, Source, close_all
+from peewee_honker.events.pipe import pipe
 
 # `filter` and `map` (noqa: A001) are called as in every library of streams; the built-in one is builtins.map here.
 __all__ = [
@@ -52,14 +53,6 @@ __all__ = [
 T = TypeVar("T")
 U = TypeVar("U")
 K = TypeVar("K")
-A = TypeVar("A")
-B = TypeVar("B")
-C = TypeVar("C")
-D = TypeVar("D")
-E = TypeVar("E")
-F = TypeVar("F")
-G = TypeVar("G")
-H = TypeVar("H")
 
 
 def filter(predicate: Callable[[Any], object]) -> Callable[[AsyncIterable[T]], Flow[T]]:  # noqa: A001
@@ -315,60 +308,6 @@ def to_list() -> Callable[[AsyncIterable[T]], Coroutine[Any, Any, list[T]]]:
             return [item async for item in source]
 
     return lambda source: collect(Source(source))
-
-
-@overload
-def pipe(source: A, /) -> A: ...
-@overload
-def pipe(source: A, a: Callable[[A], B], /) -> B: ...
-@overload
-def pipe(source: A, a: Callable[[A], B], b: Callable[[B], C], /) -> C: ...
-@overload
-def pipe(source: A, a: Callable[[A], B], b: Callable[[B], C], c: Callable[[C], D], /) -> D: ...
-@overload
-def pipe(source: A, a: Callable[[A], B], b: Callable[[B], C], c: Callable[[C], D], d: Callable[[D], E], /) -> E: ...
-@overload
-def pipe(
-    source: A,
-    a: Callable[[A], B],
-    b: Callable[[B], C],
-    c: Callable[[C], D],
-    d: Callable[[D], E],
-    e: Callable[[E], F],
-    /,
-) -> F: ...
-@overload
-def pipe(
-    source: A,
-    a: Callable[[A], B],
-    b: Callable[[B], C],
-    c: Callable[[C], D],
-    d: Callable[[D], E],
-    e: Callable[[E], F],
-    f: Callable[[F], G],
-    /,
-) -> G: ...
-@overload
-def pipe(
-    source: A,
-    a: Callable[[A], B],
-    b: Callable[[B], C],
-    c: Callable[[C], D],
-    d: Callable[[D], E],
-    e: Callable[[E], F],
-    f: Callable[[F], G],
-    g: Callable[[G], H],
-    /,
-    *more: Callable[[Any], Any],
-) -> Any: ...
-def pipe(source: Any, /, *operators: Callable[[Any], Any]) -> Any:
-    """Apply operators to a source, from left to right: `pipe(s, f, g)` is `g(f(s))`.
-
-    Gives what the last operator gives: a `Flow`, or a coroutine after `reduce` and `to_list`.
-    """
-    for operator in operators:
-        source = operator(source)
-    return source
 
 
 def _operator(items: Callable[[Source[T]], AsyncGenerator[U, None]]) -> Callable[[AsyncIterable[T]], Flow[U]]:
