@@ -12,7 +12,6 @@ D = TypeVar("D")
 E = TypeVar("E")
 F = TypeVar("F")
 G = TypeVar("G")
-H = TypeVar("H")
 
 
 @overload
@@ -55,7 +54,7 @@ def pipe(
     d: Callable[[D], E],
     e: Callable[[E], F],
     f: Callable[[F], G],
-    g: Callable[[G], H],
+    g: Callable[[G], Any],
     /,
     *more: Callable[[Any], Any],
 ) -> Any: ...
