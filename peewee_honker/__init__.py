@@ -2,12 +2,13 @@
 
 from peewee_honker.bus import EventBus
 from peewee_honker.database import HonkerDatabase
-from peewee_honker.errors import EngineClosedError, HonkerError, PayloadError, SharedFileError, TopicError
+from peewee_honker.errors import BufferFullError, EngineClosedError, HonkerError, PayloadError, SharedFileError, TopicError
 from peewee_honker.events import Event, Retention
 from peewee_honker.pages import walk
 from peewee_honker.pool import PooledHonkerDatabase
 
 __all__ = [
+    "BufferFullError",
     "EngineClosedError",
     "Event",
     "EventBus",

@@ -32,4 +32,8 @@ class TopicError(HonkerError, ValueError):
 
 
 class BufferFullError(HonkerError):
-    """More events came than a subscription's buffer has room for, and it was asked to say so."""
+    """Items came faster than their consumer took them, and its buffer was told to fail rather than to wait or to drop.
+
+    Raised to the consumer, after the items that were still there. The way out is in the message: a larger buffer, or
+    another `when_full`.
+    """

@@ -1,29 +1,37 @@
-"""Operators on async iterators: of events, or of anything.
+"""Operators on async iterators, of events or of anything.
 
     from peewee_honker.events import operators as ops
 
-    await ops.pipe(
-        pubsub.subscribe("order.saved"),
-        ops.filter(lambda event: event.payload["total"] > 100),
-        ops.map(lambda event: event.id),
-        ops.take(3),
-        ops.to_list(),
-    )
+    async with ops.pipe(events, ops.filter(lambda e: e.operation == "insert"), ops.batch(100, timeout=1)) as batches:
+        async for batch in batches:
+            ...
 
-An operator is a function of an async iterable. It closes what it reads when it ends, is closed early, fails or is
-cancelled, so a subscription inside a `pipe` needs no closing of its own. The functions that operators are given may be
-coroutine functions.
+Each operator is called with its settings and gives a function of an async iterable; `pipe` applies such functions one
+after the other. `chain` and `join` make one flow of several sources. `reduce` and `to_list` stand last: they give a
+coroutine, which is the result once it is awaited.
+
+Guarantee: an operator that is read owns its source, and closes it when it ends, fails, is cancelled or is closed. So
+closing the last flow of a pipe, or leaving its `async with`, closes everything behind it, and leaves no task behind.
+Cancelling the task that reads a flow ends the flow.
+
+Items keep their order. An operator reads its source when it is read itself, and no further than it has to. Functions that
+are given to operators may be coroutine functions, which are awaited, one at a time.
+
+Settings are checked when the operator is made: a number that makes no sense raises ValueError there.
 """
 
-import asyncio
 import builtins
 import inspect
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterable
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar, cast, overload
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar, overload
 
+from peewee_honker.events.flow import Arrivals, Flow, Source, close_all
+from peewee_honker.events.pipe import pipe
+
+# `filter` and `map` (noqa: A001) are called as in every library of streams; the built-in one is builtins.map here.
 __all__ = [
+    "Flow",
     "batch",
     "chain",
     "dedupe",
@@ -39,315 +47,318 @@ __all__ = [
     "window",
 ]
 
+# Functions take Any and not the item's type: a type checker infers an operator's type before it knows the source in
+# `pipe`, so only this lets a lambda stand there. The types of the items themselves are followed through a pipe.
+
 T = TypeVar("T")
-R = TypeVar("R")
-K = TypeVar("K", bound=Hashable)
-A = TypeVar("A")
-B = TypeVar("B")
-C = TypeVar("C")
-D = TypeVar("D")
-E = TypeVar("E")
-F = TypeVar("F")
+U = TypeVar("U")
+K = TypeVar("K")
 
 
-@overload
-def pipe(source: T, /) -> T: ...
-@overload
-def pipe(source: T, a: Callable[[T], A], /) -> A: ...
-@overload
-def pipe(source: T, a: Callable[[T], A], b: Callable[[A], B], /) -> B: ...
-@overload
-def pipe(source: T, a: Callable[[T], A], b: Callable[[A], B], c: Callable[[B], C], /) -> C: ...
-@overload
-def pipe(source: T, a: Callable[[T], A], b: Callable[[A], B], c: Callable[[B], C], d: Callable[[C], D], /) -> D: ...
-@overload
-def pipe(
-    source: T, a: Callable[[T], A], b: Callable[[A], B], c: Callable[[B], C], d: Callable[[C], D], e: Callable[[D], E], /
-) -> E: ...
-@overload
-def pipe(source: Any, /, *operators: Callable[[Any], Any]) -> Any: ...
-def pipe(source: Any, /, *operators: Callable[[Any], Any]) -> Any:
-    """`source` through the operators, from left to right: `pipe(s, a, b)` is `b(a(s))`."""
-    for operator in operators:
-        source = operator(source)
-    return source
+def filter(predicate: Callable[[Any], object]) -> Callable[[AsyncIterable[T]], Flow[T]]:  # noqa: A001
+    """Pass the items on for which `predicate(item)` is true."""
 
-
-def filter(predicate: Callable[[T], Any]) -> Callable[[AsyncIterable[T]], AsyncIterator[T]]:  # noqa: A001
-    """The items for which the predicate holds."""
-
-    async def run(source: AsyncIterable[T]) -> AsyncIterator[T]:
-        async with _opened(source) as items:
-            async for item in items:
-                if await _called(predicate, item):
+    async def items(source: Source[T]) -> AsyncGenerator[T, None]:
+        async with source:
+            async for item in source:
+                if await _result(predicate(item)):
                     yield item
 
-    return run
+    return _operator(items)
 
 
-def map(function: Callable[[T], Awaitable[R] | R]) -> Callable[[AsyncIterable[T]], AsyncIterator[R]]:  # noqa: A001
-    """What the function makes of each item."""
+@overload
+def map(function: Callable[[Any], Coroutine[Any, Any, U]]) -> Callable[[AsyncIterable[Any]], Flow[U]]: ...  # noqa: A001
+@overload
+def map(function: Callable[[Any], U]) -> Callable[[AsyncIterable[Any]], Flow[U]]: ...  # noqa: A001
+def map(function: Callable[[Any], Any]) -> Callable[[AsyncIterable[Any]], Flow[Any]]:  # noqa: A001
+    """Give `function(item)` for each item."""
 
-    async def run(source: AsyncIterable[T]) -> AsyncIterator[R]:
-        async with _opened(source) as items:
-            async for item in items:
-                yield await _called(function, item)
+    async def items(source: Source[Any]) -> AsyncGenerator[Any, None]:
+        async with source:
+            async for item in source:
+                yield await _result(function(item))
 
-    return run
+    return _operator(items)
 
 
-def take(count: int) -> Callable[[AsyncIterable[T]], AsyncIterator[T]]:
-    """The first `count` items; it does not wait for one more."""
+def take(count: int) -> Callable[[AsyncIterable[T]], Flow[T]]:
+    """Give the first `count` items, and end without waiting for another one. `take(0)` reads nothing."""
+    _at_least(0, count=count)
 
-    async def run(source: AsyncIterable[T]) -> AsyncIterator[T]:
-        left = count
-        async with _opened(source) as items:
-            while left > 0:
-                try:
-                    item = await items.__anext__()
-                except StopAsyncIteration:
-                    return
+    async def items(source: Source[T]) -> AsyncGenerator[T, None]:
+        async with source:
+            if not count:
+                return
+            left = count
+            async for item in source:
+                yield item
                 left -= 1
+                if not left:
+                    return
+
+    return _operator(items)
+
+
+def batch(size: int, timeout: float | None = None) -> Callable[[AsyncIterable[T]], Flow[list[T]]]:
+    """Collect the items in lists of `size`; the last one may be shorter, none is empty.
+
+    Arguments:
+        size: most items of a list, at least 1.
+        timeout: give what is there when this many seconds have passed since the first item of the list came, though
+            fewer than `size`; None waits for as long as it takes. Where a slow reader asks later than that, it gets the
+            items that can be had without waiting. The source is read in a task of its own then, one item ahead.
+
+    An error of the source is raised after the items that came before it were given.
+    """
+    _at_least(1, size=size)
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"a batch waits for more than 0 seconds, or has no timeout (None), not {timeout!r}")
+
+    if timeout is None:
+        return _operator(lambda source: _by_size(source, size))
+    return _operator(lambda source: _by_size_and_time(source, size, timeout))
+
+
+def window(size: int, step: int = 1) -> Callable[[AsyncIterable[T]], Flow[list[T]]]:
+    """Give lists of `size` neighbours, each beginning `step` items after the one before.
+
+    Every list is full: what is left at the end is not given, so fewer than `size` items give nothing (`batch` is for
+    taking all). With a step longer than the size the items between two lists are passed over.
+    """
+    _at_least(1, size=size, step=step)
+
+    async def items(source: Source[T]) -> AsyncGenerator[list[T], None]:
+        async with source:
+            last: deque[T] = deque(maxlen=size)
+            missing = size  # items until the next list
+            async for item in source:
+                last.append(item)
+                missing -= 1
+                if not missing:
+                    missing = step
+                    yield list(last)
+
+    return _operator(items)
+
+
+def dedupe(key: Callable[[Any], object] | None = None, most: int = 1024) -> Callable[[AsyncIterable[T]], Flow[T]]:
+    """Skip an item whose key is among the last `most` different ones that came; a key that comes again counts anew.
+
+    Arguments:
+        key: what an item is known by, hashable: for events `lambda event: event.event_id`. None: the item itself.
+        most: keys that are remembered, at least 1. With 1 it skips an item that equals the one before.
+
+    Raises TypeError for a key without a hash.
+    """
+    _at_least(1, most=most)
+
+    async def items(source: Source[T]) -> AsyncGenerator[T, None]:
+        seen: dict[object, None] = {}  # in the order in which they came last
+        async with source:
+            async for item in source:
+                known_by = item if key is None else await _result(key(item))
+                try:
+                    is_new = known_by not in seen
+                except TypeError as error:
+                    raise TypeError(
+                        f"dedupe() cannot remember a {type(known_by).__name__}: {error}; "
+                        "give it a key= that can be hashed, for events lambda event: event.event_id"
+                    ) from error
+                if is_new and len(seen) == most:
+                    del seen[next(iter(seen))]
+                seen.pop(known_by, None)
+                seen[known_by] = None
+                if is_new:
+                    yield item
+
+    return _operator(items)
+
+
+def flat() -> Callable[[AsyncIterable[Iterable[T] | AsyncIterable[T]]], Flow[T]]:
+    """Give the items of items: each is an iterable or an async iterable, read to its end before the next one.
+
+    An async iterable is closed as a source is. Raises TypeError for an item that is neither.
+    """
+
+    async def items(source: Source[Iterable[T] | AsyncIterable[T]]) -> AsyncGenerator[T, None]:
+        async with source:
+            async for inner in source:
+                if isinstance(inner, AsyncIterable):
+                    async with Source(inner) as opened:
+                        async for item in opened:
+                            yield item
+                elif isinstance(inner, Iterable):
+                    for item in inner:
+                        yield item
+                else:
+                    raise TypeError(f"flat() needs iterables or async iterables, and got a {type(inner).__name__}")
+
+    return _operator(items)
+
+
+@overload
+def group_by(
+    key: Callable[[Any], Coroutine[Any, Any, K]], most: int | None = None
+) -> Callable[[AsyncIterable[T]], Flow[tuple[K, list[T]]]]: ...
+@overload
+def group_by(key: Callable[[Any], K], most: int | None = None) -> Callable[[AsyncIterable[T]], Flow[tuple[K, list[T]]]]: ...
+def group_by(key: Callable[[Any], Any], most: int | None = None) -> Callable[[AsyncIterable[T]], Flow[tuple[Any, list[T]]]]:
+    """Give pairs of a key and the list of *consecutive* items that have it, as itertools.groupby does.
+
+    Arguments:
+        key: what the items of a group have in common; compared with ==.
+        most: most items of a list, at least 1: a longer run comes as several pairs. None: no limit.
+
+    Consecutive, because a stream of events has no end: a group that gathers all items of a key could never be given, and
+    a stream for each key would need memory for every key that ever came. A list is given when the first item of the next
+    group has come (or `most` is reached, or the source ends); to group what comes within a second by its key, take
+    `batch(1000, timeout=1)` and group the lists.
+
+    An error of the source is raised after the group that came before it was given.
+    """
+    if most is not None:
+        _at_least(1, most=most)
+
+    async def items(source: Source[T]) -> AsyncGenerator[tuple[Any, list[T]], None]:
+        common: Any = None
+        group: list[T] = []
+        async with source:
+            try:
+                async for item in source:
+                    found = await _result(key(item))
+                    if group and found != common:
+                        yield common, group
+                        group = []
+                    common = found
+                    group.append(item)
+                    if len(group) == most:
+                        yield common, group
+                        group = []
+            except Exception:
+                if group:
+                    yield common, group
+                raise
+            if group:
+                yield common, group
+
+    return _operator(items)
+
+
+def chain(*sources: AsyncIterable[T]) -> Flow[T]:
+    """Give the items of the sources, one source after the other; each is closed when it has ended.
+
+    It owns all of them: those that it did not come to are closed with it.
+    """
+    owned = tuple(builtins.map(Source, sources))
+
+    async def items() -> AsyncGenerator[T, None]:
+        try:
+            for source in owned:
+                async with source:
+                    async for item in source:
+                        yield item
+        finally:
+            await close_all(owned)
+
+    return Flow(items(), *owned)
+
+
+def join(*sources: AsyncIterable[T]) -> Flow[T]:
+    """Give the items of all sources as they come (a merge), the items of each source in their order.
+
+    The sources are read concurrently, each in a task of its own and at most one item ahead; none can keep the others
+    from their turn. It ends when all have ended. An error of one is raised when the items that came before it were
+    given, and ends the others. All sources are closed then.
+    """
+    owned = tuple(builtins.map(Source, sources))
+
+    async def items() -> AsyncGenerator[T, None]:
+        async with Arrivals(*owned) as arrivals:
+            async for item in arrivals:
                 yield item
 
-    return run
+    return Flow(items(), *owned)
 
 
-def batch(size: int, timeout: float | None = None) -> Callable[[AsyncIterable[T]], AsyncIterator[list[T]]]:
-    """Lists of `size` items.
+@overload
+def reduce(
+    function: Callable[[U, Any], Coroutine[Any, Any, U]], initial: U
+) -> Callable[[AsyncIterable[Any]], Coroutine[Any, Any, U]]: ...
+@overload
+def reduce(function: Callable[[U, Any], U], initial: U) -> Callable[[AsyncIterable[Any]], Coroutine[Any, Any, U]]: ...
+def reduce(function: Callable[[Any, Any], Any], initial: Any) -> Callable[[AsyncIterable[Any]], Coroutine[Any, Any, Any]]:
+    """Await one result: `function(result so far, item)` for each item, from `initial` on, when the source has ended."""
 
-    A shorter one comes when the source ends or fails, and, with a `timeout`, when so many seconds have passed since its
-    first item came. No item is lost by that.
-    """
-    _check_size(size)
+    async def result(source: Source[Any]) -> Any:
+        so_far = initial
+        async with source:
+            async for item in source:
+                so_far = await _result(function(so_far, item))
+        return so_far
 
-    async def run(source: AsyncIterable[T]) -> AsyncIterator[list[T]]:
-        found: list[T] = []
-        async with _opened(source) as items, _Ahead(items) as ahead:
-            clock = asyncio.get_running_loop().time
-            due = 0.0
-            while True:
-                wait = max(0.0, due - clock()) if found and timeout is not None else None
-                try:
-                    came, item = await ahead.within(wait)
-                except StopAsyncIteration:
-                    break
-                except Exception:
-                    if found:
-                        yield found
-                    raise
-                if came:
-                    if not found and timeout is not None:
-                        due = clock() + timeout
-                    found.append(cast("T", item))
-                if len(found) >= size or (found and not came):
-                    full, found = found, []
-                    yield full
-            if found:
-                yield found
-
-    return run
-
-
-def window(size: int, step: int = 1) -> Callable[[AsyncIterable[T]], AsyncIterator[tuple[T, ...]]]:
-    """The last `size` items, at the first time when there are so many, then after every `step` items."""
-    _check_size(size)
-    _check_size(step)
-
-    async def run(source: AsyncIterable[T]) -> AsyncIterator[tuple[T, ...]]:
-        last: deque[T] = deque(maxlen=size)
-        number = 0
-        async with _opened(source) as items:
-            async for item in items:
-                last.append(item)
-                number += 1
-                if number >= size and (number - size) % step == 0:
-                    yield tuple(last)
-
-    return run
-
-
-def dedupe(key: Callable[[T], Any] | None = None, most: int = 1024) -> Callable[[AsyncIterable[T]], AsyncIterator[T]]:
-    """Skip an item whose key is among the last `most` different ones that came; the key is the item itself by default.
-
-    For events that may come twice: `dedupe(lambda event: event.event_id)`.
-    """
-    _check_size(most)
-
-    async def run(source: AsyncIterable[T]) -> AsyncIterator[T]:
-        seen: OrderedDict[Any, None] = OrderedDict()
-        async with _opened(source) as items:
-            async for item in items:
-                found = item if key is None else await _called(key, item)
-                known = found in seen
-                seen[found] = None
-                seen.move_to_end(found)
-                if len(seen) > most:
-                    seen.popitem(last=False)
-                if not known:
-                    yield item
-
-    return run
-
-
-def flat() -> Callable[[AsyncIterable[Iterable[T] | AsyncIterable[T]]], AsyncIterator[T]]:
-    """The items of the items, which are iterables or async iterables, one after the other."""
-
-    async def run(source: AsyncIterable[Iterable[T] | AsyncIterable[T]]) -> AsyncIterator[T]:
-        async with _opened(source) as items:
-            async for item in items:
-                if isinstance(item, AsyncIterable):
-                    async with _opened(item) as inner:
-                        async for each in inner:
-                            yield each
-                else:
-                    for each in item:
-                        yield each
-
-    return run
-
-
-def group_by(
-    key: Callable[[T], Awaitable[K] | K],
-) -> Callable[[AsyncIterable[T]], AsyncIterator[tuple[K, list[T]]]]:
-    """Pairs of a key and the list of items, one after the other, that have it; a group comes when the next one begins.
-
-    As itertools.groupby does: a stream that never ends has no moment at which all items of a key are known.
-    """
-
-    async def run(source: AsyncIterable[T]) -> AsyncIterator[tuple[K, list[T]]]:
-        group: tuple[K, list[T]] | None = None
-        async with _opened(source) as items:
-            async for item in items:
-                found = await _called(key, item)
-                if group is not None and group[0] == found:
-                    group[1].append(item)
-                    continue
-                done, group = group, (found, [item])
-                if done is not None:
-                    yield done
-            if group is not None:
-                yield group
-
-    return run
-
-
-def reduce(function: Callable[[R, T], Awaitable[R] | R], initial: R) -> Callable[[AsyncIterable[T]], Coroutine[Any, Any, R]]:
-    """Awaitable: what the function has made of `initial` and the items when the source has ended."""
-
-    async def run(source: AsyncIterable[T]) -> R:
-        result = initial
-        async with _opened(source) as items:
-            async for item in items:
-                result = await _called(function, result, item)
-        return result
-
-    return run
+    return lambda source: result(Source(source))
 
 
 def to_list() -> Callable[[AsyncIterable[T]], Coroutine[Any, Any, list[T]]]:
-    """Awaitable: all items when the source has ended."""
+    """Await the list of all items, when the source has ended."""
 
-    async def run(source: AsyncIterable[T]) -> list[T]:
-        async with _opened(source) as items:
-            return [item async for item in items]
+    async def collect(source: Source[T]) -> list[T]:
+        async with source:
+            return [item async for item in source]
 
-    return run
-
-
-async def chain(*sources: AsyncIterable[T]) -> AsyncIterator[T]:
-    """The items of the sources, one source after the other. All are closed at the end."""
-    left = list(sources)
-    try:
-        while left:
-            async with _opened(left.pop(0)) as items:
-                async for item in items:
-                    yield item
-    finally:
-        for source in left:
-            await _close(source)
+    return lambda source: collect(Source(source))
 
 
-async def join(*sources: AsyncIterable[T]) -> AsyncIterator[T]:
-    """The items of all sources as they come, each source's in its order. An error in one ends all, and is raised."""
-    iterators = [aiter(source) for source in sources]
-    waiting: dict[asyncio.Task[T], AsyncIterator[T]] = {}
-    try:
-        for items in iterators:
-            waiting[asyncio.create_task(_next(items))] = items
-        while waiting:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in [task for task in waiting if task in done]:
-                items = waiting.pop(task)
-                try:
-                    item = task.result()
-                except StopAsyncIteration:
-                    continue
-                waiting[asyncio.create_task(_next(items))] = items
-                yield item
-    finally:
-        await _cancelled(waiting)
-        for items in iterators:
-            await _close(items)
+def _operator(items: Callable[[Source[T]], AsyncGenerator[U, None]]) -> Callable[[AsyncIterable[T]], Flow[U]]:
+    def apply(source: AsyncIterable[T]) -> Flow[U]:
+        owned = Source(source)
+        return Flow(items(owned), owned)
+
+    return apply
 
 
-class _Ahead:
-    """The next item of an iterator, waited for in a task, which outlives a wait that was too short."""
-
-    def __init__(self, items: AsyncIterator[Any]) -> None:
-        self._items = items
-        self._next: asyncio.Task[Any] | None = None
-
-    async def within(self, seconds: float | None) -> tuple[bool, Any]:
-        """Whether the next item came in time, and it; raises what the iterator raises."""
-        if self._next is None:
-            self._next = asyncio.create_task(_next(self._items))
-        done, _ = await asyncio.wait([self._next], timeout=seconds)
-        if not done:
-            return False, None
-        task, self._next = self._next, None
-        return True, task.result()
-
-    async def __aenter__(self) -> "_Ahead":
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._next is not None:
-            await _cancelled([self._next])
+async def _by_size(source: Source[T], size: int) -> AsyncGenerator[list[T], None]:
+    async with source:
+        collected: list[T] = []
+        try:
+            async for item in source:
+                collected.append(item)
+                if len(collected) == size:
+                    yield collected
+                    collected = []
+        except Exception:
+            if collected:
+                yield collected
+            raise
+        if collected:
+            yield collected
 
 
-async def _next(items: AsyncIterator[T]) -> T:
-    return await items.__anext__()
+async def _by_size_and_time(source: Source[T], size: int, timeout: float) -> AsyncGenerator[list[T], None]:
+    async with Arrivals(source) as arrivals:
+        async for first in arrivals:
+            collected = [first]
+            deadline = arrivals.time + timeout
+            failure: Exception | None = None
+            try:
+                while len(collected) < size and await arrivals.wait(deadline):
+                    collected.append(await anext(arrivals))
+            except StopAsyncIteration:
+                pass  # the loop around this ends at its next step
+            except Exception as error:
+                failure = error
+            yield collected
+            if failure is not None:
+                raise failure
 
 
-async def _cancelled(tasks: Iterable["asyncio.Task[Any]"]) -> None:
-    """Cancel tasks and wait for their end."""
-    ending = builtins.list(tasks)
-    for task in ending:
-        task.cancel()
-    await asyncio.gather(*ending, return_exceptions=True)
+async def _result(value: Any) -> Any:
+    """What a function gave, awaited if it is a coroutine."""
+    return await value if inspect.isawaitable(value) else value
 
 
-@asynccontextmanager
-async def _opened(source: AsyncIterable[T]) -> AsyncIterator[AsyncIterator[T]]:
-    items = aiter(source)
-    try:
-        yield items
-    finally:
-        await _close(items)
-
-
-async def _close(source: object) -> None:
-    close = getattr(source, "aclose", None)
-    if close is not None:
-        await close()
-
-
-async def _called(function: Callable[..., Any], *arguments: Any) -> Any:
-    result = function(*arguments)
-    return await result if inspect.isawaitable(result) else result
-
-
-def _check_size(size: int) -> None:
-    if size < 1:
-        raise ValueError(f"a size is 1 at least, not {size}")
+def _at_least(least: int, **settings: int) -> None:
+    for name, value in settings.items():
+        if value < least:
+            raise ValueError(f"{name} is a number of at least {least}, not {value!r}")

@@ -73,7 +73,10 @@ class _Put:
 
     def __call__(self, event: Event) -> None:
         dropped = self.buffer.dropped
-        self.buffer.put(event)
+        try:
+            self.buffer.put(event)
+        except RuntimeError:  # "block" in the loop's own thread, which cannot wait for itself
+            self.buffer.overflow()
         if self.buffer.dropped > dropped:
             self._recorder.dropped(event.type, self.buffer.dropped - dropped)
 
@@ -111,8 +114,8 @@ class PubSub:
             id_: of one id only; '' for events without one; None for all.
             size: how many events may wait to be taken.
             when_full: what happens with the next one: `block` makes the bus's thread wait, and with it all other listeners
-                of this process; `drop_oldest` drops and counts; `raise` ends the iteration with BufferFullError. See
-                `Buffer`.
+                of this process; in the loop's own thread, where it would wait for itself, it acts as `raise`.
+                `drop_oldest` drops and counts; `raise` ends the iteration with BufferFullError. See `Buffer`.
             where: is asked first.
 
         Raises RuntimeError without a running loop, and as `EventTarget.add_listener` does.
