@@ -26,9 +26,10 @@ lint: $(VENV)/.ready-test ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.ready-test ## measure HonkerDatabase beside SqliteDatabase, the bus beside Honker's listener
+bench: $(VENV)/.ready-bench ## measure HonkerDatabase beside SqliteDatabase, the bus beside Honker's listener
 	$(BIN)/python benchmarks/orm.py
 	$(BIN)/python benchmarks/events.py
+	$(BIN)/python benchmarks/capture.py
 
 clean: ## remove .venv and what the tools leave
 	rm -rf $(VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

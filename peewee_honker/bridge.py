@@ -1,6 +1,7 @@
 """A model's bridge to the bus: what its writes publish, and the blinker signals that tell of it after commit."""
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import blinker
 
 from peewee_honker import signals
+from peewee_honker.capture import installed_captures
 from peewee_honker.events import Event, EventTarget, Retention
 from peewee_honker.events.event import check_type
 from peewee_honker.events.listener import Listener, call
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Bridge", "Operation", "PayloadSchema"]
 
 Operation = Literal["insert", "update", "delete"]
+logger = logging.getLogger("peewee_honker.bus")
+
 OPERATIONS: tuple[Operation, ...] = ("insert", "update", "delete")
 
 _MOST_INSTANCES = 10_000  # that wait for their event's delivery
@@ -75,6 +79,7 @@ class Bridge:
         dump: Any = getattr(payload, "dump", payload)
         self._schema: Callable[[Any], Any] | None = dump
         self._changes = changes
+        self._is_captured: bool | None = None  # whether triggers tell of the table's changes; None until looked up
         self._instances: OrderedDict[str, Any] | None = OrderedDict() if instance else None
         self._before: dict[int, dict[str, Any] | None] = {}  # by instance: its row before the save that is under way
         self.options = (
@@ -134,6 +139,17 @@ class Bridge:
         if instance.__rows__:
             self._publish(self.type_deleted, instance, "delete", None)
 
+    def _look_for_capture(self) -> bool:
+        """Whether the file has triggers that publish what this bridge would: then each change is told once, by them."""
+        types = [self.type_saved, self.type_deleted]
+        for capture in installed_captures(self._bus.database):
+            options = capture.options
+            same = (options["types"], options["durable"]) == (types, self.durable)
+            if same and capture.complete and capture.table == self.model._meta.table_name:
+                logger.info("%s is captured by triggers, so its bridge does not publish by itself", self.model.__name__)
+                return True
+        return False
+
     def _row_of(self, instance: signals.Model) -> dict[str, Any] | None:
         """The instance's row as it is in the database, in the form of a payload."""
         model: Any = type(instance)
@@ -144,6 +160,10 @@ class Bridge:
         return {name: json_value(value, model, name) for name, value in row.items() if name not in self._exclude}
 
     def _publish(self, type_: str, instance: signals.Model, operation: Operation, changes: Mapping[str, Any] | None) -> None:
+        if self._is_captured is None:
+            self._is_captured = self._look_for_capture()
+        if self._is_captured:
+            return
         event = Event(
             type_,
             key_text(instance),

@@ -293,3 +293,14 @@ def test_a_model_both_bridged_and_captured_tells_each_change_once(make_bus):
     with bus:
         Order.insert(customer="Cy").execute()
     assert len(events) == 2
+
+
+def test_a_process_that_only_bridges_leaves_the_telling_to_the_triggers(make_bus, path):
+    bus = make_bus()
+    events = heard_by(bus.capture(Order).saved)
+    with bus:
+        with outside.Script(OTHER + "    Order.create(customer='Ada')\n    Order.create(customer='Bo')\n", path) as other:
+            other.finish()
+        outside.until(lambda: len(events) >= 2)
+        Order.insert(customer="Cy").execute()
+    assert [event.payload["customer"] for event, _ in events] == ["Ada", "Bo", "Cy"]

@@ -23,7 +23,7 @@ logger = logging.getLogger("peewee_honker.events")
 _SINCE = "SELECT id, channel, payload FROM _honker_notifications WHERE id > ? ORDER BY id LIMIT 500"
 _NEWEST = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = '_honker_notifications'), 0) AS newest"
 # A WAL write is seen before its commit is: look again after these pauses (seconds), then go back to sleep.
-_LOOK_AGAIN = (*[0.00005] * 12, *[0.0002] * 10, *[0.0005] * 4)
+_LOOK_AGAIN = (*[0.000001] * 16, *[0.0002] * 10, *[0.0005] * 4)
 _TIMEOUT = 5.0
 _PAUSE_AFTER_ERROR = 1.0
 _LONGEST_GOODBYE = 30.0  # seconds that leaving waits for a receiver that runs
