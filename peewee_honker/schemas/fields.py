@@ -1,20 +1,31 @@
 """Fields for what a model is related to: `Related` by key or column, `Nested` with a schema of its own."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 import peewee
-from marshmallow import ValidationError, fields, missing
+from marshmallow import fields, missing
 
 from peewee_honker.schemas.convert import base_field
 
-if TYPE_CHECKING:
-    from marshmallow import Schema
+__all__ = ["Nested", "Related", "related", "transient_loading"]
 
-__all__ = ["Nested", "Related"]
+_transient: ContextVar[bool] = ContextVar("transient", default=False)
 
 
-def _related(obj: Any, attribute: str) -> Any:
+@contextmanager
+def transient_loading(transient: bool) -> Iterator[bool]:
+    """Whether loads in the block leave the database alone; what is nested in a transient load is transient too."""
+    token = _transient.set(transient or _transient.get())
+    try:
+        yield _transient.get()
+    finally:
+        _transient.reset(token)
+
+
+def related(obj: Any, attribute: str) -> Any:
     """What a relation leads to: an instance, None, or the rows of a back-reference."""
     if isinstance(obj, Mapping):
         return obj.get(attribute, missing)
@@ -38,7 +49,8 @@ class Related(fields.Field[Any]):
         key = model._meta.primary_key
         if column is None and (key is False or isinstance(key, peewee.CompositeKey)):
             raise ValueError(f"{model.__name__} has no primary key of one column: name one with Related(..., column=)")
-        self.column: peewee.Field = model._meta.fields[column] if column else model._meta.get_primary_keys()[0]
+        name: Any = column or key.name  # type: ignore[union-attr]  # False is refused above
+        self.column: peewee.Field = model._meta.fields[name]
         self.inner = base_field(self.column)
 
     def get_value(self, obj: Any, attr: str, accessor: Callable[..., Any] | None = None, default: Any = missing) -> Any:
@@ -47,7 +59,7 @@ class Related(fields.Field[Any]):
             field = obj._meta.fields.get(name)
             if isinstance(field, peewee.ForeignKeyField) and field.rel_field is self.column:
                 return obj.__data__.get(name, default)
-        found = _related(obj, name)
+        found = related(obj, name)
         return default if found is missing else found
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
@@ -59,7 +71,7 @@ class Related(fields.Field[Any]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         key = self.inner.deserialize(value, attr, data, **kwargs)
-        if getattr(self.root, "transient", False):
+        if _transient.get():
             return self.model(**{self.column.name: key})
         found = self.model.get_or_none(self.column == key)
         if found is None:
@@ -75,23 +87,9 @@ class Nested(fields.Nested):
     """A related row, or with `many=True` the rows of a back-reference, by a schema of its own.
 
     Dumping follows the relation, which queries unless it was joined or prefetched. Loading gives what the nested schema
-    loads: an instance, from a `ModelSchema`; saving it is the caller's (`save_loaded` does it). `transient` and an
-    explicit `partial` are handed on.
+    loads: an instance, from a `ModelSchema`; saving it is the caller's (`save_loaded` does it).
     """
 
     def get_value(self, obj: Any, attr: str, accessor: Callable[..., Any] | None = None, default: Any = missing) -> Any:
-        found = _related(obj, attr if self.attribute is None else self.attribute)
+        found = related(obj, attr if self.attribute is None else self.attribute)
         return default if found is missing else found
-
-    def _load(self, value: Any, partial: bool | Iterable[str] | None = None) -> Any:
-        schema: Schema = self.schema
-        if not hasattr(schema, "transient"):
-            return super()._load(value, partial)  # type: ignore[arg-type]  # marshmallow wants a sequence
-        try:
-            return schema.load(value, unknown=self.unknown, partial=partial, transient=_transient(self))  # type: ignore[call-arg, arg-type]  # a ModelSchema's
-        except ValidationError as error:
-            raise ValidationError(error.messages, valid_data=error.valid_data) from error
-
-
-def _transient(field: fields.Field[Any]) -> bool | None:
-    return getattr(field.root, "transient", None)
