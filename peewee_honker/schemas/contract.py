@@ -55,13 +55,14 @@ def openapi_components(
 def _spec(title: str, version: str, direction: Direction) -> Any:
     try:
         from apispec import APISpec
-        from apispec.ext.marshmallow import MarshmallowPlugin, OpenAPIConverter
+        from apispec.ext.marshmallow import MarshmallowPlugin
+        from apispec.ext.marshmallow.openapi import OpenAPIConverter
     except ImportError as error:
         raise ContractError("contracts are written by apispec: pip install 'peewee-honker[openapi]'") from error
 
-    class Converter(OpenAPIConverter):  # type: ignore[misc, unused-ignore]  # Any where apispec is not installed
+    class DirectedConverter(OpenAPIConverter):
         def schema2jsonschema(self, schema: Any) -> Any:
-            written = super().schema2jsonschema(schema)
+            written = super().schema2jsonschema(schema)  # type: ignore[no-untyped-call]  # apispec's
             shown = schema.load_fields if direction == "load" else schema.dump_fields
             if direction != "both":
                 keys = {field.data_key or name for name, field in shown.items()}
@@ -73,13 +74,12 @@ def _spec(title: str, version: str, direction: Direction) -> Any:
                 written["additionalProperties"] = False
             return written
 
-    class Plugin(MarshmallowPlugin):  # type: ignore[misc, unused-ignore]
-        Converter = None
+    class Plugin(MarshmallowPlugin):
+        Converter = DirectedConverter
 
-    Plugin.Converter = Converter
-    plugin = Plugin(schema_name_resolver=lambda schema: _name_of(schema))
+    plugin = Plugin(schema_name_resolver=_name_of)
     spec = APISpec(title=title, version=version, openapi_version="3.1.0", plugins=[plugin])
-    plugin.converter.add_attribute_function(_form_of)
+    plugin.converter.add_attribute_function(_form_of)  # type: ignore[union-attr]  # APISpec has just made it
     return spec
 
 
