@@ -76,6 +76,7 @@ class Bridge:
         self._bus = bus
         self._exclude = frozenset(exclude)
         self._operations = frozenset(operations)
+        self._payload = payload
         dump: Any = getattr(payload, "dump", payload)
         self._schema: Callable[[Any], Any] | None = dump
         self._changes = changes
@@ -179,6 +180,16 @@ class Bridge:
         self.target.dispatch(event)
 
     # On the way in
+
+    def load(self, event: Event) -> Any:
+        """An event's payload as Python values, checked: what the bridge's marshmallow schema, or else the model's select
+        schema, loads from it. Raises marshmallow's ValidationError when the payload is not of that form."""
+        from peewee_honker.schemas import create_select_schema  # marshmallow takes its time to import
+
+        load: Any = getattr(self._payload, "load", None)
+        if load is None:
+            load = create_select_schema(self.model, exclude=sorted(self._exclude))().load
+        return load(event.payload)
 
     def listen(self) -> None:
         """Call the receivers from now on."""

@@ -1,14 +1,18 @@
 """What a bridge can be asked for, signals by name, and capture on the bus."""
 
 import asyncio
+import dataclasses
+import datetime
+import decimal
 
 import marshmallow
 import pytest
 from blinker import ANY
-from peewee import CharField, IntegerField, TextField
+from peewee import CharField, DateTimeField, DecimalField, IntegerField, TextField
 from peewee import Model as PlainModel
 
 from peewee_honker import EventBus, PayloadError, TopicError
+from peewee_honker.schemas import row_dumper
 from peewee_honker.signals import Model, in_transaction
 from tests.support import outside
 
@@ -89,6 +93,27 @@ def test_a_schema_or_a_function_makes_the_payload(make_bus):
             Order.create(customer="Ada", total=5)
         bridge.unpublish()
         assert [event.payload for event, _ in events] == [expected]
+
+
+def test_a_receiver_can_have_the_payload_loaded_and_checked(make_bus):
+    class Parcel(Model):
+        at = DateTimeField()
+        weight = DecimalField()
+        private = CharField()
+
+    bus = make_bus()
+    with bus.database.bind_ctx([Parcel]):
+        bus.database.create_tables([Parcel])
+        parcels = bus.bridge(Parcel, exclude=["private"])
+        events = heard_by(parcels.saved)
+        at = datetime.datetime(2026, 11, 24, 1, 2, 3)
+        with bus:
+            Parcel.create(at=at, weight=decimal.Decimal("1.50"), private="x")
+    event = events[0][0]
+    assert event.payload == row_dumper(Parcel, exclude=["private"])(Parcel(id=1, at=at, weight=decimal.Decimal("1.50")))
+    assert parcels.load(event) == {"id": 1, "at": at, "weight": decimal.Decimal("1.50")}
+    with pytest.raises(marshmallow.ValidationError):
+        parcels.load(dataclasses.replace(event, payload={"weight": "heavy"}))
 
 
 def test_a_payload_that_cannot_travel_is_refused_before_the_write(make_bus, db):
