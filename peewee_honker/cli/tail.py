@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace, screen: Screen) -> int:
         if arguments.stream:
             tailed = _StreamTail(database, arguments.stream)
         else:
-            tailed = _ChannelTail(database, arguments.topic, arguments.prefix)
+            tailed = _ChannelTail(database, wanted, arguments.topic, arguments.prefix)
         left = arguments.count
         if left == 0:
             return 0
@@ -101,7 +101,7 @@ def _events(tailed: "_Tailed", start: Position, follow: bool, screen: Screen) ->
     after = tailed.offset_of(start)
     if start != "now" or not follow:
         for event in tailed.stored(after):
-            after = event.offset or after
+            after = _passed(event, after)
             yield event
     if not follow:
         return
@@ -171,11 +171,16 @@ class _StreamTail(_Tailed):
 
     def stored(self, after: int) -> Iterator[Event]:
         engine = self.database.engine
-        if (pruned := pruned_offset(engine, self._stream)) > after:
-            yield gap_event(self._stream, after, pruned + 1, "pruned")
-        while events := read_stream(engine, self._stream, after, _PAGE):
+        while True:
+            events = read_stream(engine, self._stream, after, _PAGE)
+            if (pruned := pruned_offset(engine, self._stream)) > after:
+                yield gap_event(self._stream, after, pruned + 1, "pruned")
+                after = pruned
+                continue
+            if not events:
+                return
             yield from events
-            after = events[-1].offset or after
+            after = _passed(events[-1], after)
 
     def follow(self, after: int, inbox: _Inbox) -> Iterator[Event]:
         Follower(self.database, self._stream, inbox.put, position=after).start()
@@ -185,8 +190,9 @@ class _StreamTail(_Tailed):
 class _ChannelTail(_Tailed):
     """Notifications: kept for some minutes only, so that the beginning is not far."""
 
-    def __init__(self, database: HonkerDatabase, topic: str, prefix: str) -> None:
+    def __init__(self, database: HonkerDatabase, wanted: Topics[str], topic: str, prefix: str) -> None:
         super().__init__(database)
+        self._wanted = wanted
         self._topic = topic
         self._prefix = prefix
 
@@ -204,8 +210,9 @@ class _ChannelTail(_Tailed):
         engine = self.database.engine
         while rows := engine.read(_NOTIFICATIONS, (after, _PAGE), _TIMEOUT):
             for row in rows:
-                if row["channel"].startswith(self._prefix):
-                    yield Event.from_json(row["payload"], row["channel"].removeprefix(self._prefix), row["id"])
+                channel = row["channel"]
+                if channel.startswith(self._prefix) and self._wanted.may_match(channel.removeprefix(self._prefix)):
+                    yield Event.from_json(row["payload"], channel, row["id"])  # as it would have been heard
             after = rows[-1]["id"]
 
     def follow(self, after: int, inbox: _Inbox) -> Iterator[Event]:
@@ -221,13 +228,18 @@ class _ChannelTail(_Tailed):
             target.add_listener(topic, hear)
         try:
             for event in self.stored(after):  # committed before the listener was there
-                after = event.offset or after
+                after = _passed(event, after)
                 yield event
         finally:
             caught_up.set()
 
     def _id(self, sql: str, values: tuple[Any, ...] = ()) -> int:
         return int(self.database.engine.read(sql, values, _TIMEOUT)[0]["id"] or 0)
+
+
+def _passed(event: Event, after: int) -> int:
+    """The offset that is passed with an event; a gap's is the first behind the gap, which has not been had."""
+    return after if event.offset is None else event.offset - event.is_gap
 
 
 def _json_line(event: Event) -> str:

@@ -48,6 +48,10 @@ def number(text: str) -> int:
 def json_value(text: str) -> Any:
     """The value that a JSON text is."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"the payload is not JSON: {error}") from None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON value")
