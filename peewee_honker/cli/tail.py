@@ -219,7 +219,10 @@ class _ChannelTail(_Tailed):
         caught_up = threading.Event()
 
         def hear(event: Event) -> None:
+            nonlocal after
             caught_up.wait()
+            if event.is_gap and event.payload["before"] is None:
+                after = 0  # another file, with offsets of its own
             if event.is_gap or (event.offset or 0) > after:
                 inbox.put(event)
 
