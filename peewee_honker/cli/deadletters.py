@@ -11,7 +11,7 @@ from typing import Any
 from peewee_honker.bus import EventBus
 from peewee_honker.cli.listings import add_json
 from peewee_honker.cli.opening import database_path, opened
-from peewee_honker.cli.screen import CommandError, Screen, local_time, plain
+from peewee_honker.cli.screen import CommandError, Screen, event_value, local_time, plain
 from peewee_honker.cli.values import number
 from peewee_honker.events import DeadLetter, dead_letters
 from peewee_honker.events.dead_letter import forget
@@ -121,6 +121,8 @@ def _replay(arguments: argparse.Namespace, screen: Screen) -> int:
     bus = _imported_bus(arguments.app)
     if path is not None and os.path.realpath(path) != bus.database.engine.path:
         raise CommandError(f"{arguments.app} is a bus of {bus.database.engine.path}, not of {path}")
+    if not os.path.exists(bus.database.engine.path):
+        raise CommandError(f"the database of {arguments.app} does not exist: {bus.database.database}")
     try:
         letters = _chosen_by(arguments, dead_letters(bus.database))
         failed = asyncio.run(_replay_each(bus, letters, screen))
@@ -178,7 +180,7 @@ def _chosen(letters: list[DeadLetter], numbers: list[int]) -> list[DeadLetter]:
     missing = [str(wanted) for wanted in numbers if wanted not in by_number]
     if missing:
         raise CommandError(f"there is no dead letter {', '.join(missing)}")
-    return [by_number[wanted] for wanted in numbers]
+    return [by_number[wanted] for wanted in dict.fromkeys(numbers)]
 
 
 def _imported_bus(app: str) -> EventBus:
@@ -200,13 +202,12 @@ def _imported_bus(app: str) -> EventBus:
 
 
 def _as_json(letter: DeadLetter) -> dict[str, Any]:
-    event = json.loads(letter.event.to_json(max_bytes=1 << 62))
     return {
         "id": letter.id,
         "consumer": letter.consumer,
         "stream": letter.stream,
         "offset": letter.offset,
-        "event": event,
+        "event": event_value(letter.event),
         "receiver": letter.receiver,
         "error": letter.error,
         "traceback": letter.traceback,

@@ -1,5 +1,6 @@
 """What the command writes: lines, aligned tables, colours on a terminal, JSON elsewhere."""
 
+import dataclasses
 import datetime
 import json
 import os
@@ -9,7 +10,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TextIO
 
-__all__ = ["Colour", "CommandError", "Screen", "local_time", "size_text"]
+from peewee_honker.errors import PayloadError
+from peewee_honker.events import Event
+
+__all__ = ["Colour", "CommandError", "Screen", "event_value", "local_time", "plain", "size_text"]
 
 Colour = Literal["dim", "red", "green", "yellow", "cyan", "bold"]
 
@@ -95,6 +99,17 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def event_value(event: Event) -> dict[str, Any]:
+    """An event as a JSON object, whatever its size. A payload that has no form in JSON (a NaN, which Honker takes) is given
+    as text."""
+    try:
+        text = event.to_json(max_bytes=sys.maxsize)
+    except PayloadError:
+        text = dataclasses.replace(event, payload=json.dumps(event.payload), changes=None).to_json(max_bytes=sys.maxsize)
+    value: dict[str, Any] = json.loads(text)
+    return value
 
 
 def size_text(size: int) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from peewee_honker.cli.opening import opened
-from peewee_honker.cli.screen import CommandError, Screen, local_time, plain
+from peewee_honker.cli.screen import CommandError, Screen, event_value, local_time, plain
 from peewee_honker.cli.values import number, position
 from peewee_honker.database import HonkerDatabase
 from peewee_honker.errors import TopicError
@@ -74,6 +74,9 @@ def _run(arguments: argparse.Namespace, screen: Screen) -> int:
     if arguments.stream and arguments.prefix:
         raise CommandError("a stream has no channels: leave --prefix out", 2)
     as_json = arguments.json or not (arguments.text or screen.is_terminal)
+    if screen.is_terminal and not as_json and not arguments.no_follow:
+        where = f"the stream {arguments.stream}" if arguments.stream else "the ephemeral channels"
+        screen.line(screen.coloured(f"{plain(arguments.topic)} in {plain(where)}; Ctrl-C ends", "dim"))
     with opened(arguments) as database:
         tailed: _Tailed
         if arguments.stream:
@@ -246,8 +249,7 @@ def _passed(event: Event, after: int) -> int:
 
 
 def _json_line(event: Event) -> str:
-    value = json.loads(event.to_json(max_bytes=1 << 62))
-    return json.dumps({"offset": event.offset, **value}, ensure_ascii=False)
+    return json.dumps({"offset": event.offset, **event_value(event)}, ensure_ascii=False)
 
 
 def _text_line(event: Event, screen: Screen) -> str:
