@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from peewee_honker.driver import Engine
 from peewee_honker.events.stream import PRUNED_TABLE
 
-__all__ = ["EPHEMERAL_SECONDS", "Pruner", "Retention", "prune_notifications", "prune_stream"]
+__all__ = ["EPHEMERAL_SECONDS", "Pruner", "Retention", "prunable", "prune_notifications", "prune_stream"]
 
 EPHEMERAL_SECONDS = 600.0
 """How long a notification is kept for those who are late, unless said otherwise."""
@@ -29,6 +29,7 @@ _BATCH_END = (
     "SELECT max(offset) AS upto FROM "
     "(SELECT offset FROM _honker_stream WHERE topic = ? AND offset <= ? ORDER BY offset LIMIT ?)"
 )
+_PRUNABLE = "SELECT count(*) AS n FROM _honker_stream WHERE topic = ? AND offset <= ?"
 _DELETE = "DELETE FROM _honker_stream WHERE topic = ? AND offset <= ?"
 _NOTE = (
     "INSERT INTO _honker_peewee_pruned (stream, offset) VALUES (?, ?) "
@@ -81,6 +82,11 @@ def prune_stream(engine: Engine, stream: str, retention: Retention, batch: int =
         if deleted:
             transaction.execute(_NOTE, (stream, end))
         return deleted
+
+
+def prunable(engine: Engine, stream: str, retention: Retention) -> int:
+    """How many events `prune_stream` would delete now, batch after batch. Takes no lock."""
+    return int(engine.read(_PRUNABLE, (stream, _limit(engine, stream, retention)), 5.0)[0]["n"])
 
 
 def _limit(engine: Engine, stream: str, retention: Retention) -> int:
