@@ -9,6 +9,7 @@ from peewee import CharField, IntegerField
 from peewee import Model as PlainModel
 
 from peewee_honker import EventBus
+from peewee_honker.events import HonkerEventTarget, dead_letters
 from peewee_honker.signals import Model, in_transaction
 from tests.support import outside
 
@@ -311,3 +312,43 @@ def test_a_killed_publisher_loses_no_committed_event_and_tells_of_no_other(path,
         count = Order.select().count()
         outside.until(lambda: len(heard) >= count)
     assert names(heard) == [order.customer for order in Order.select().order_by(Order.id)]
+
+
+def test_an_event_that_json_has_no_form_for_becomes_a_dead_letter_like_others(db):
+    heard = []
+
+    def fail(event):
+        if event.payload != "fine":
+            raise ValueError("no")
+        heard.append(event)
+
+    target = HonkerEventTarget(db, "durable", stream="s", consumer="c", attempts=2, backoff=0.01)
+    target.add_listener("*", fail)
+    db.stream("s").publish({"a": float("nan")})
+    db.stream("s").publish("fine")
+    outside.until(lambda: heard)
+    target.close()
+    (letter,) = dead_letters(db)
+    assert letter.event.payload["a"] != letter.event.payload["a"]
+
+
+def test_a_dead_letter_is_replayed_once(make_bus, db):
+    broken = [True]
+    taken = []
+
+    def ship(sender, event):
+        if broken:
+            raise ValueError("no")
+        taken.append(event.id)
+
+    bus, _ = make_bus("shipping", ship, attempts=1)
+    with bus:
+        order = Order.create(customer="a")
+        outside.until(bus.dead_letters)
+    broken.clear()
+    (letter,) = bus.dead_letters()
+    bus.replay(letter)
+    with pytest.raises(LookupError, match="is gone"):
+        bus.replay(letter)
+    assert taken == [str(order.id)]
+    assert bus.dead_letters() == []

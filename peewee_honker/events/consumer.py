@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from peewee_honker.driver import Engine
-from peewee_honker.events.dead_letter import DeadLetter, bury, forget, make_table
+from peewee_honker.events.dead_letter import DeadLetter, bury, dead_letters, forget, make_table
 from peewee_honker.events.dispatcher import dispatcher_for
 from peewee_honker.events.event import Event, gap_event
-from peewee_honker.events.listener import Interrupted, name_of
+from peewee_honker.events.listener import Interrupted, is_coroutine_function, name_of, running_loop
 from peewee_honker.events.metrics import Recorder, SilentRecorder
 from peewee_honker.events.stream import Position, offset_of, pruned_offset, read_stream
 from peewee_honker.signals import is_in_transaction
@@ -464,14 +464,28 @@ def _ignore(_gap: Event) -> None:
 
 
 def replay(database: "HonkerDatabase", letter: DeadLetter, receivers: Callable[[Event], list[Receiver]]) -> None:
-    """Give a dead letter to the receiver that failed on it, and delete it, in one transaction.
+    """Give a dead letter to the receiver that failed on it, and delete it.
 
-    Raises LookupError when there is no such receiver any more, and what the receiver raises; the letter stays then.
+    For receivers marked with `in_transaction` that is one transaction; others are called outside of one, and the letter is
+    deleted after they have succeeded. Raises LookupError when there is no such receiver or no such letter any more, and what
+    the receiver raises; the letter stays then.
     """
-    with database.atomic():
-        again = [receiver for receiver in receivers(letter.event) if name_of(receiver) == letter.receiver]
-        if not again:
-            raise LookupError(f"no receiver {letter.receiver} hears {letter.event.topic} any more: drop the dead letter")
-        for receiver in again:
-            receiver(letter.event)
-        forget(database, letter)
+    again = [receiver for receiver in receivers(letter.event) if name_of(receiver) == letter.receiver]
+    if not again:
+        raise LookupError(f"no receiver {letter.receiver} hears {letter.event.topic} any more: drop the dead letter")
+    if not any(known.id == letter.id for known in dead_letters(database, letter.consumer)):
+        raise LookupError(f"the dead letter {letter.id} is gone: it was replayed or dropped")
+    if running_loop() is not None and any(is_coroutine_function(receiver) for receiver in again):
+        raise RuntimeError(
+            "an async receiver cannot be waited for in its loop's thread: await asyncio.to_thread(bus.replay, letter)"
+        )
+    if any(is_in_transaction(receiver) for receiver in again):
+        with database.atomic():
+            if not forget(database, letter):
+                raise LookupError(f"the dead letter {letter.id} is gone: it was replayed or dropped")
+            for receiver in again:
+                receiver(letter.event)
+        return
+    for receiver in again:
+        receiver(letter.event)
+    forget(database, letter)

@@ -23,6 +23,7 @@ _INSERT = (
     "INSERT INTO _honker_peewee_dead_letters "
     "(consumer, stream, offset, payload, receiver, error, traceback, attempts, died_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_STORED = "SELECT payload FROM _honker_stream WHERE offset = ?"
 _LIST = "SELECT * FROM _honker_peewee_dead_letters WHERE ? IS NULL OR consumer = ? ORDER BY id"
 _DELETE = "DELETE FROM _honker_peewee_dead_letters WHERE id = ?"
 
@@ -58,8 +59,14 @@ def bury(
 ) -> None:
     """Keep an event as a dead letter, in the open transaction."""
     told = "".join(traceback.format_exception(error))
-    values = (consumer, stream, event.offset, event.to_json(sys.maxsize), receiver, repr(error), told, attempts, time.time())
+    values = (consumer, stream, event.offset, _text_of(database, event), receiver, repr(error), told, attempts, time.time())
     database.write_beside(_INSERT, values)
+
+
+def _text_of(database: "HonkerDatabase", event: Event) -> str:
+    """The event as it was stored: what another program wrote may be more than `Event.to_json` would say."""
+    rows = database.engine.read(_STORED, (event.offset,), 5.0)
+    return str(rows[0]["payload"]) if rows else event.to_json(sys.maxsize)
 
 
 def dead_letters(database: "HonkerDatabase", consumer: str | None = None) -> list[DeadLetter]:
@@ -72,6 +79,9 @@ def dead_letters(database: "HonkerDatabase", consumer: str | None = None) -> lis
     ]
 
 
-def forget(database: "HonkerDatabase", letter: DeadLetter) -> None:
-    """Delete a dead letter."""
-    database.write_beside(_DELETE, (letter.id,))
+def forget(database: "HonkerDatabase", letter: DeadLetter) -> bool:
+    """Delete a dead letter. Whether it was there."""
+    with database.atomic():
+        database.write_beside(_DELETE, (letter.id,))
+        transaction = database.honker_transaction
+        return transaction is not None and bool(transaction.query("SELECT changes() AS n")[0]["n"])

@@ -116,7 +116,7 @@ class HonkerEventTarget(EventTarget):
         dispatcher_for(self.database.engine).settle()
 
     def _newest(self) -> int:
-        return 0 if self._dispatcher is None else self._dispatcher.newest()
+        return 0 if self.mode == "durable" else dispatcher_for(self.database.engine).newest()
 
     # What the dispatcher asks and tells
 

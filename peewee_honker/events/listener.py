@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from peewee_honker.events.event import Event
 
-__all__ = ["FanOut", "Interrupted", "Listener", "Where", "call", "name_of", "running_loop"]
+__all__ = ["FanOut", "Interrupted", "Listener", "Where", "call", "is_coroutine_function", "name_of", "running_loop"]
 
 logger = logging.getLogger("peewee_honker.events")
 
@@ -108,6 +108,14 @@ class _Queue:
             for _, coroutine in self._waiting:  # cancelled
                 coroutine.close()
             self._waiting.clear()
+
+
+def is_coroutine_function(listener: Callable[..., Any]) -> bool:
+    """Whether a listener, or what it calls in the end, is a coroutine function."""
+    called: Any = listener
+    while hasattr(called, "func"):
+        called = called.func
+    return inspect.iscoroutinefunction(called)
 
 
 def name_of(listener: Callable[..., Any]) -> str:

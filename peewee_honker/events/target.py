@@ -70,7 +70,8 @@ class EventTarget(ABC):
             if key in self._registrations:
                 return
             first = not self._registrations
-            self._registrations[key] = _made(listener, where)
+            # Before the listener can be called: it hears all from some event on, and nothing that was committed before.
+            self._registrations[key] = _made(listener, where, self._newest())
             new_topic = self._topics.add(topic, key)
             try:
                 if first:
@@ -81,9 +82,6 @@ class EventTarget(ABC):
                 self._topics.remove(topic, key)
                 del self._registrations[key]
                 raise
-            since = self._newest()
-            if since:
-                self._registrations[key] = self._registrations[key]._replace(since=since)
 
     def remove_listener(self, topic: str, listener: Listener) -> None:
         """No longer call `listener` for a topic; nothing if it is not there. The topic's transport ends with its last one.
@@ -204,9 +202,9 @@ class Call:
             call(self.func, event, loop=self.loop)
 
 
-def _made(listener: Listener, where: Where | None) -> _Registration:
+def _made(listener: Listener, where: Where | None, since: int) -> _Registration:
     loop = running_loop()
-    return _Registration(None if hasattr(listener, "listeners_for") else Call(listener, loop), where, loop, 0)
+    return _Registration(None if hasattr(listener, "listeners_for") else Call(listener, loop), where, loop, since)
 
 
 class LocalEventTarget(EventTarget):
