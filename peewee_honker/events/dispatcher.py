@@ -141,8 +141,7 @@ class Dispatcher:
     def settle(self) -> None:
         """Wait until the event that is being handed over now has been; not inside a receiver, nor in a thread that runs an
         event loop, for which that receiver may be waiting."""
-        run = self._run
-        if (run is None or run.may_be_waited_for()) and self._busy.acquire(timeout=_LONGEST_GOODBYE):
+        if not _runs_a_loop() and self._busy.acquire(timeout=_LONGEST_GOODBYE):  # the dispatcher's thread gets it at once
             self._busy.release()
 
     def flush(self) -> None:
@@ -287,13 +286,7 @@ class _Run:
 
     def may_be_waited_for(self) -> bool:
         """Whether the calling thread can wait for this one without waiting for itself."""
-        if threading.current_thread() is self._thread:
-            return False
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return True
-        return False
+        return threading.current_thread() is not self._thread and not _runs_a_loop()
 
     def flush(self, timeout: float) -> None:
         """Wait until the thread has looked once more from now on."""
@@ -447,6 +440,15 @@ class _Run:
         for source in self._dispatcher.sources:
             source.moved(new)
         self._dispatcher.tell_of_gap(last, None, "the file was replaced")
+
+
+def _runs_a_loop() -> bool:
+    """Whether an event loop runs in this thread, for which a receiver may be waiting."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _stop_source(source: Source) -> None:
