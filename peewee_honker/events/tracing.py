@@ -5,6 +5,7 @@ receiver runs, in whichever process. Nothing is imported for it: who traces has 
 """
 
 import dataclasses
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,8 +20,7 @@ def traced(event: Event) -> Event:
     """The event with the current trace context in its headers, where there is one."""
     if "opentelemetry.propagate" not in sys.modules and "opentelemetry.trace" not in sys.modules:
         return event
-    from opentelemetry import propagate
-
+    propagate: Any = importlib.import_module("opentelemetry.propagate")
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     if not carrier:
@@ -37,8 +37,8 @@ def within_trace(event: Event) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _attached(event: Event) -> Iterator[None]:
-    from opentelemetry import context, propagate
-
+    context: Any = importlib.import_module("opentelemetry.context")
+    propagate: Any = importlib.import_module("opentelemetry.propagate")
     token = context.attach(propagate.extract(event.headers or {}))
     try:
         yield

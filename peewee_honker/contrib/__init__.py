@@ -1,0 +1,1 @@
+"""What joins peewee_honker to other packages; each module needs its extra."""
