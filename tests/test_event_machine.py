@@ -180,4 +180,4 @@ def test_random_histories_are_heard_as_the_model_says():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_many_random_histories_are_heard_as_the_model_says():
-    run(examples=300, steps=40)
+    run(examples=150, steps=40)
