@@ -41,8 +41,12 @@ RECEIVER = (
     @orders.deleted.connect
     def deleted(sender, event):
         print(event.operation, event.id)
-    bus.start()
-    print("ready")
+    wait = bus._stopped.wait
+    def tell(seconds):  # that run() waits, and so that its handler of SIGTERM is there
+        bus._stopped.wait = wait
+        sys.stdout.write("ready\\n")
+        return wait(seconds)
+    bus._stopped.wait = tell
     bus.run()
     print("ended")
 """
