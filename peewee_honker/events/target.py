@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import blinker
+
 from peewee_honker.events.event import MAX_BYTES, Event, check_type
 from peewee_honker.events.listener import Listener, Where, call, name_of, running_loop
 from peewee_honker.events.metrics import Recorder, SilentRecorder
@@ -18,9 +20,12 @@ from peewee_honker.events.tracing import traced, within_trace
 if TYPE_CHECKING:
     from peewee_honker.database import HonkerDatabase
 
-__all__ = ["Call", "EventTarget", "LocalEventTarget"]
+__all__ = ["Call", "EventTarget", "LocalEventTarget", "dispatched"]
 
 logger = logging.getLogger("peewee_honker.events")
+
+dispatched = blinker.Signal("`receiver(target, event=event)`: an event was dispatched, in the transaction that is open.")
+"""For tests that want to see what is published whether it commits or not, see `peewee_honker.testing`."""
 
 
 class _Registration(NamedTuple):
@@ -114,8 +119,11 @@ class EventTarget(ABC):
         or is too large, both before anything is written; and what the transport raises.
         """
         check_type(event.type)
-        self._dispatch(traced(event))
+        event = traced(event)
+        self._dispatch(event)
         self.recorder.published(event.type)
+        if dispatched.receivers:
+            dispatched.send(self, event=event)
         return True
 
     # For subclasses
