@@ -1,6 +1,7 @@
 """peewee_honker.testing: what a test can see of what was published."""
 
 import asyncio
+import re
 import threading
 from pathlib import Path
 
@@ -353,6 +354,12 @@ class TestPlugin:
             """
         )
         run(pytester).assert_outcomes(passed=1)
+
+    def test_runs_the_example_of_its_page(self, pytester):
+        page = (Path(__file__).parent.parent / "docs" / "testing.md").read_text()
+        for name, code in re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+            pytester.path.joinpath(name).write_text(code)
+        run(pytester).assert_outcomes(passed=2)
 
     def test_is_not_loaded_unless_named(self, pytester):
         pytester.makepyfile("def test_it(honker_db): pass")
