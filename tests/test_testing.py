@@ -6,9 +6,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from peewee import CharField
 
 from peewee_honker import EngineClosedError, EventBus, HonkerDatabase
+from peewee_honker.capture import Capture
 from peewee_honker.events import CompositeEventTarget, Event, HonkerEventTarget, LocalEventTarget
 from peewee_honker.signals import Model
 from peewee_honker.testing import record
@@ -73,6 +76,61 @@ def test_of_a_transaction_the_savepoint_that_was_rolled_back_is_told_apart(db, o
         assert recorded.committed == []
     assert [event.payload["customer"] for event in recorded.committed] == ["before", "after"]
     assert recorded.pending == []
+
+
+class Rollback(Exception):  # noqa: N818  (what the block ends with, no error)
+    pass
+
+
+# A bool publishes, durable or not; a pair is a transaction or savepoint: how it ends, and what is done in it.
+doings = st.recursive(
+    st.booleans(),
+    lambda inner: st.tuples(st.sampled_from(["commit", "roll back"]), st.lists(inner, max_size=4)),
+    max_leaves=12,
+)
+
+
+@given(program=st.lists(doings, max_size=6))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_event_of_nested_transactions_is_either_committed_or_rolled_back(db, program):
+    ephemeral, durable = HonkerEventTarget(db), HonkerEventTarget(db, "durable")
+    kept, undone = [], []
+
+    def do(doing):
+        if isinstance(doing, bool):
+            event = Event("durable" if doing else "ephemeral")
+            (durable if doing else ephemeral).dispatch(event)
+            return [event.event_id]
+        end, inner = doing
+        try:
+            with db.atomic():
+                done = [event_id for each in inner for event_id in do(each)]
+                if end == "roll back":
+                    raise Rollback
+        except Rollback:
+            undone.extend(done)
+            return []
+        return done
+
+    with record(db) as recorded:
+        for doing in program:
+            kept += do(doing)
+            assert recorded.pending == []
+        for type_ in ("ephemeral", "durable"):
+            told = [event.event_id for event in recorded.committed if event.type == type_]
+            assert told == sorted(told)  # ids sort by the time at which they were made
+        assert {event.event_id for event in recorded.committed} == set(kept)
+        assert len(recorded.committed) == len(kept)
+        assert sorted(event.event_id for event in recorded.rolled_back) == sorted(undone)
+
+
+def test_what_triggers_publish_is_recorded(db, order):
+    capture = Capture(order)
+    capture.install(db)
+    with record(db) as recorded:
+        order.insert_many([{"customer": "Ada"}, {"customer": "Eve"}]).execute()
+        assert topics(recorded.committed) == ["order.saved:1", "order.saved:2"]
+    capture.uninstall(db)
 
 
 def test_durable_events_of_all_streams_are_recorded_in_commit_order(db):
