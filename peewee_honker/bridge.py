@@ -12,7 +12,7 @@ from peewee_honker import signals
 from peewee_honker.capture import installed_captures
 from peewee_honker.events import Event, EventTarget, Retention
 from peewee_honker.events.event import check_type
-from peewee_honker.events.listener import Listener, call
+from peewee_honker.events.listener import Listener, Outcome, call
 from peewee_honker.events.payload import check_payload, json_value, key_text, row_payload
 from peewee_honker.signals import in_transaction, is_in_transaction
 
@@ -249,8 +249,8 @@ class Receiving:
             if asyncio.iscoroutinefunction(receiver):
                 self.func = _refuse_async
 
-    def __call__(self, event: Event) -> None:
-        call(self.func, self._bridge.model, event=event, loop=self._bridge.loop, **self._named)
+    def __call__(self, event: Event) -> Outcome | None:
+        return call(self.func, self._bridge.model, event=event, loop=self._bridge.loop, **self._named)
 
 
 def _refuse_async(_sender: Any, **_named: Any) -> None:

@@ -53,6 +53,7 @@ __all__ = ["Bridge", "BusSignal", "EventBus"]
 logger = logging.getLogger("peewee_honker.bus")
 
 _LOOK = 0.5  # seconds between two looks whether the dispatcher is well
+_BACKLOG = 5.0  # seconds that stop() gives to what durable streams hold
 
 
 class EventBus:
@@ -349,6 +350,8 @@ class EventBus:
         """Call no more receivers; returns when they have had what was committed before, and have ended. Nothing when the bus
         does not run.
 
+        Of durable streams, what receivers have not had within 5 seconds stays for the next start.
+
         In a receiver, and in the thread of an event loop, it does not wait for them.
         """
         with self._changing:
@@ -357,7 +360,7 @@ class EventBus:
             self._stopped.set()
         if dispatcher is None:
             return
-        dispatcher.flush()
+        dispatcher.flush(_BACKLOG)
         for heard in self._heard:
             heard.leave()
             heard.target.remove_listener(GAP, self._tell_of_gap)

@@ -7,7 +7,7 @@ import blinker
 
 from peewee_honker.events import Event, EventTarget, Retention
 from peewee_honker.events.event import check_type
-from peewee_honker.events.listener import Listener, call
+from peewee_honker.events.listener import Listener, Outcome, call
 from peewee_honker.signals import in_transaction, is_in_transaction
 
 if TYPE_CHECKING:
@@ -93,5 +93,5 @@ class _Receiving:
         if is_in_transaction(receiver):
             in_transaction(self)
 
-    def __call__(self, event: Event) -> None:
-        call(self.func, event.payload["sender"], loop=self._bus.loop, **event.payload["named"])
+    def __call__(self, event: Event) -> Outcome | None:
+        return call(self.func, event.payload["sender"], loop=self._bus.loop, **event.payload["named"])

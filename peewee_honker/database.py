@@ -267,11 +267,22 @@ class HonkerDatabase(SqliteDatabase):
         with __exception_wrapper__:
             self._state.conn.write_beside(sql, values)
 
-    def at_commit(self, function: Callable[[], object]) -> None:
+    def at_commit(self, function: Callable[[], object], then: Callable[[], object] | None = None) -> None:
         """Call a function within the commit of this thread's open transaction, before any other transaction can commit: so
         functions are called in commit order. Not after a rollback, also of the savepoint that is open now. It must be
-        quick, not raise, and not use the database; for the rest there is `after_commit`."""
-        self._state.conn.at_commit.append(function)
+        quick, not raise, and not use the database; the rest is for `then`, which is called after the commit.
+
+        That holds for transactions that SQL begins and ends, and for those of `manual_commit`, as well.
+        """
+        session = self._state.conn
+        session.at_commit.append(function)
+        if then is None:
+            return
+        known = self._state.transactions
+        if not known or isinstance(known[-1], peewee._manual):
+            session.after_commit.append(then)  # Peewee does not see the end of the transaction
+        else:
+            self.after_commit(then)
 
     def listen(self, channel: str, **options: Any) -> Listener:
         """Honker's listener on a channel: an async iterator of notifications committed from now on."""
@@ -307,10 +318,12 @@ class _Savepoint(peewee._savepoint):
 
     def __enter__(self) -> Any:
         self._callbacks_before = len(self.db._state.commit_callbacks)
-        self._calls_before = len(self.db._state.conn.at_commit)
         return super().__enter__()
+
+    def commit(self, begin: bool = True) -> None:
+        super().commit(begin)
+        self._callbacks_before = len(self.db._state.commit_callbacks)
 
     def rollback(self, begin: bool = True) -> None:
         super().rollback(begin)
         del self.db._state.commit_callbacks[self._callbacks_before :]
-        del self.db._state.conn.at_commit[self._calls_before :]

@@ -350,26 +350,33 @@ INTERRUPTED = """
         if event == "return" and code.co_name == "write" and frame.f_locals.get("sql", "").startswith(sys.argv[2]):
             sys.setprofile(None)
             raise KeyboardInterrupt
+    told = []
     try:
         sys.setprofile(interrupt)
         with db.atomic():
             Counter.create(name="interrupted")
+            db.at_commit(lambda: told.append("interrupted"))
+            if sys.argv[2] == "ROLLBACK":
+                raise ValueError("roll it back")
     except KeyboardInterrupt:
         sys.setprofile(None)
         print("interrupted")
     assert not db.in_transaction()
     assert not db.connection().in_transaction
-    Counter.create(name="next")
+    with db.atomic():
+        Counter.create(name="next")
+    print(*told, flush=True)
     with db.atomic():
         Counter.create(name="last")
     db.close()
 """
 
 
-@pytest.mark.parametrize(("statement", "kept"), [("BEGIN", False), ("COMMIT", True)])
+@pytest.mark.parametrize(("statement", "kept"), [("BEGIN", False), ("COMMIT", True), ("ROLLBACK", False)])
 def test_ctrl_c_as_a_statement_returns_leaves_the_database_as_sqlite_has_it(db, path, statement, kept):
     with outside.Script(INTERRUPTED, path, statement) as interrupted:
         assert interrupted.line() == "interrupted"
+        assert interrupted.line() == ("interrupted" if kept else "")
         interrupted.finish()
     names = [name for (name,) in outside.rows(path, "SELECT name FROM counter ORDER BY id")]
     assert names == (["interrupted"] if kept else []) + ["next", "last"]

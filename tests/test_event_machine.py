@@ -132,7 +132,7 @@ class Events(RuleBasedStateMachine):
         offsets = self.db.execute_sql("SELECT offset FROM _honker_stream ORDER BY offset").fetchall()
         kept = len(self.committed["durable"]) - self.pruned
         behind = min(back, kept)
-        seek(self.db, "c", "events", offsets[kept - behind][0] - 1 if behind else "now")
+        seek(self.db, "c", "events", offsets[kept - behind][0] - 1 if behind else "now", create=True)
 
     @precondition(lambda self: not self.open)
     @rule(count=st.integers(0, 3))

@@ -83,8 +83,8 @@ def test_never_what_a_consumer_still_needs(db, stream):
 def test_once_every_consumer_has_passed(db, stream):
     publish(stream, 1)
     assert prune_stream(db.engine, "ticks", Retention(age=None)) == 0
-    seek(db, "one", "ticks", "beginning")
-    seek(db, "two", "ticks", "beginning")
+    seek(db, "one", "ticks", "beginning", create=True)
+    seek(db, "two", "ticks", "beginning", create=True)
     consume(db, "one", until="1")
     assert prune_stream(db.engine, "ticks", Retention(age=None)) == 0
     forget_consumer(db, "two")
@@ -251,3 +251,23 @@ def test_a_receivers_keyboard_interrupt_ends_who_runs_the_bus(db):
     with pytest.raises(KeyboardInterrupt):
         bus.run()
     sender.join()
+
+
+def test_stop_gives_receivers_the_whole_backlog_that_they_can_take(db):
+    stream = HonkerEventTarget(db, "durable", stream="tick")
+    with db.atomic():
+        for number in range(2000):  # several pages
+            stream.dispatch(Event("tick", payload={"sender": number, "named": {}}))
+    bus = EventBus(db, consumer="all", start_at="beginning")
+    heard = []
+    bus.signal("tick", durable=True).connect(heard.append, weak=False)
+    bus.start()
+    bus.stop()
+    assert heard == list(range(2000))
+
+
+def test_seeking_a_consumer_that_nobody_knows_is_refused(db):
+    with pytest.raises(LookupError, match=r"no consumer shiping .* create=True"):
+        seek(db, "shiping", "orders", "beginning")
+    assert seek(db, "shipping", "orders", 7, create=True) == 7
+    assert seek(db, "shipping", "orders", 5) == 5

@@ -314,3 +314,67 @@ NEWEST = {
     "ephemeral": "SELECT seq FROM sqlite_sequence WHERE name = '_honker_notifications'",
     "durable": "SELECT seq FROM sqlite_sequence WHERE name = '_honker_stream'",
 }
+
+
+@pytest.mark.parametrize(
+    ("program", "committed"),
+    [
+        ("BEGIN; say a; COMMIT", "a"),
+        ("BEGIN; say a; ROLLBACK; say b", "b"),
+        ("BEGIN; say a; SAVEPOINT x; say b; ROLLBACK TO x; say c; COMMIT", "a c"),
+        ("BEGIN; SAVEPOINT x; say a; SAVEPOINT y; say b; ROLLBACK TO SAVEPOINT X; say c; COMMIT", "c"),
+        ("BEGIN; SAVEPOINT x; say a; SAVEPOINT y; say b; RELEASE x; say c; COMMIT", "a b c"),
+        ("BEGIN; SAVEPOINT x; say a; RELEASE x; SAVEPOINT x; say b; ROLLBACK TO x; COMMIT", "a"),
+        ('BEGIN; SAVEPOINT "a ""b"; say a; SAVEPOINT x; say b; ROLLBACK TO [a "b]; say c; COMMIT', "c"),
+        ("SAVEPOINT x; say a; SAVEPOINT y; say b; ROLLBACK TO y; RELEASE x", "a"),
+        ("SAVEPOINT x; say a; ROLLBACK TO x; say b; RELEASE x", "b"),
+        ("SAVEPOINT x; say a; COMMIT; say b", "a b"),
+    ],
+)
+def test_transactions_that_sql_begins_and_ends_hold_for_events(db, target, program, committed):
+    heard = []
+    target.add_listener("*", lambda event: heard.append(event.id))
+    open_transaction = False
+    for statement in program.split("; "):
+        if statement.startswith("say"):
+            before = list(heard)
+            say(target, statement.removeprefix("say "))
+            assert heard == before or not open_transaction
+        else:
+            db.execute_sql(statement)
+            open_transaction = db.connection().in_transaction
+    say(target, "end")
+    outside.until(lambda: "end" in heard)
+    assert heard == [*committed.split(), "end"]
+
+
+def test_manual_commit_holds_for_events(db, target):
+    heard = []
+    target.add_listener("*", lambda event: heard.append(event.id))
+    db.connect(reuse_if_open=True)  # Peewee forgets the block when it connects within
+    with db.manual_commit():
+        db.begin()
+        say(target, "committed")
+        db.commit()
+        db.begin()
+        say(target, "rolled back")
+        db.rollback()
+    say(target, "end")
+    outside.until(lambda: "end" in heard)
+    assert heard == ["committed", "end"]
+
+
+def test_a_savepoint_that_is_committed_and_goes_on_keeps_what_was_committed(db, target):
+    heard, called = [], []
+    target.add_listener("*", lambda event: heard.append(event.id))
+    with db.atomic(), db.atomic() as savepoint:
+        say(target, "committed")
+        db.after_commit(lambda: called.append("committed"))
+        savepoint.commit()
+        say(target, "rolled back")
+        db.after_commit(lambda: called.append("rolled back"))
+        savepoint.rollback()
+    say(target, "end")
+    outside.until(lambda: "end" in heard)
+    assert heard == ["committed", "end"]
+    assert called == ["committed"]

@@ -142,7 +142,7 @@ def _seek(arguments: argparse.Namespace, screen: Screen) -> int:
     with opened(arguments) as database:
         if not arguments.create:
             _check_known(database, arguments.consumer, arguments.stream, "; --create makes a new one")
-        offset = seek(database, arguments.consumer, arguments.stream, arguments.position)
+        offset = seek(database, arguments.consumer, arguments.stream, arguments.position, create=True)
     screen.line(f"consumer {arguments.consumer} goes on behind offset {offset} of {arguments.stream}")
     return 0
 

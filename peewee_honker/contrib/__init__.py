@@ -1,1 +1,3 @@
-"""What joins peewee_honker to other packages; each module needs its extra."""
+"""What joins peewee_honker to other packages, each of which is an extra: nothing here is imported unless you do it."""
+
+__all__: list[str] = []

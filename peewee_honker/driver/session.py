@@ -4,6 +4,7 @@ Where SQLite keeps something for each connection (the open transaction, the last
 `query_only`), a `Session` keeps it, so that the threads that share the engine's one writer do not see each other's.
 """
 
+import logging
 import sqlite3
 import threading
 import time
@@ -17,9 +18,11 @@ from peewee_honker.driver.errors import is_busy, is_closed, is_known, operationa
 from peewee_honker.driver.parameters import Parameters, bind, encodable
 from peewee_honker.driver.pragmas import Pragma
 from peewee_honker.driver.rows import Row, Run, as_tuples, learn, names_without_rows, refresh, select, text_with_returning
-from peewee_honker.driver.statement import Kind, Statement, statement_of
+from peewee_honker.driver.statement import Kind, Statement, savepoint_name, statement_of
 
 __all__ = ["Session"]
+
+logger = logging.getLogger("peewee_honker.driver")
 
 _COUNTS = "SELECT last_insert_rowid() AS a, changes() AS b"
 
@@ -40,6 +43,9 @@ class Session:
         self.in_transaction = False
         self.total_changes = 0
         self.at_commit: list[Callable[[], object]] = []  # called after a commit, before the writer is another's
+        self.after_commit: list[Callable[[], object]] = []  # called when the writer may be another's
+        self._savepoints: list[tuple[str, int, int]] = []  # the open ones, and how many calls waited when each began
+        self._committing = False  # COMMIT was sent, and what follows it is not done yet
         self._last_rowid = 0
         self._changes = 0
         self._began_by_savepoint = False
@@ -342,7 +348,12 @@ class Session:
             self._run_write(cursor, statement, values)  # SQLite's own error
             return
         cursor.reset()
-        self.engine.write(statement.sql, (), time.monotonic() + self.timeout)
+        self._committing = True
+        try:
+            self.engine.write(statement.sql, (), time.monotonic() + self.timeout)
+        except RuntimeError:
+            self._committing = False
+            raise
         self._committed()
 
     def _run_rollback(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
@@ -364,25 +375,61 @@ class Session:
         else:
             self._begin(statement.sql)
             self._began_by_savepoint = True
+        self._savepoints.append((savepoint_name(statement), len(self.at_commit), len(self.after_commit)))
 
     def _run_release(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
         if not self.in_transaction:
             self._run_write(cursor, statement, values)  # SQLite's own error
             return
         cursor.reset()
-        self.engine.write(statement.sql, (), time.monotonic() + self.timeout)
+        self._committing = self._began_by_savepoint and len(self._savepoints) == 1
+        try:
+            self.engine.write(statement.sql, (), time.monotonic() + self.timeout)
+        except RuntimeError:
+            self._committing = False
+            raise
         if self._began_by_savepoint and self._is_over():
             self._committed()
+        else:
+            self._committing = False
+            self._forget_savepoints(statement, including=True)
+
+    def _run_rollback_to(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
+        self._run_write(cursor, statement, values)
+        mark = self._forget_savepoints(statement, including=False)
+        if mark is not None:
+            _, at_commit, after_commit = mark
+            del self.at_commit[at_commit:], self.after_commit[after_commit:]
+
+    def _forget_savepoints(self, statement: Statement, *, including: bool) -> tuple[str, int, int] | None:
+        """Forget the savepoints within the one that a statement names, also this one when it is `including`; gives it."""
+        name = savepoint_name(statement)
+        for index in range(len(self._savepoints) - 1, -1, -1):
+            mark = self._savepoints[index]
+            if mark[0] == name:
+                del self._savepoints[index + (not including) :]
+                return mark
+        return None
 
     def _committed(self) -> None:
-        for call in self.at_commit:
-            call()
+        while self.at_commit:
+            self.at_commit.pop(0)()
+        then, self.after_commit = self.after_commit, []
         self._ended()
         self.engine.committed()
+        for call in then:
+            try:
+                call()
+            except Exception:
+                logger.exception("%r failed after a commit; the transaction is committed", call)
 
     def _ended(self) -> None:
         if self.at_commit:
             self.at_commit = []
+        if self.after_commit:
+            self.after_commit = []
+        self._savepoints.clear()
+        self._committing = False
         self.in_transaction = self._may_wait = self._schema_changed = False
         self._write = None
         self.engine.give_writer_back(self.token)
@@ -391,13 +438,20 @@ class Session:
         """After Ctrl-C came between SQLite's work and the notes about it: make the notes say what SQLite has done."""
         mine = self.engine.slot.owner is self.token
         if mine and self.in_transaction and not self._is_over():
+            self._committing = False
             return  # the transaction goes on, for its owner to end
-        self.in_transaction = self._may_wait = self._schema_changed = False
+        if mine and self._committing:
+            self._committed()
+            return
+        self.at_commit, self.after_commit = [], []
+        self._savepoints.clear()
+        self._committing = self.in_transaction = self._may_wait = self._schema_changed = False
         self._write = None
         self.engine.abandon(self.token)
 
     def forget_transaction(self) -> None:
         """In the child of a fork: the transaction is the parent's."""
+        self.at_commit, self.after_commit, self._savepoints = [], [], []
         self.in_transaction = self._may_wait = self._schema_changed = False
         self._write = None
 
@@ -450,7 +504,7 @@ _RUN: dict[Kind, Callable[[Session, Cursor, Statement, Sequence[Any]], None]] = 
     Kind.ROLLBACK: Session._run_rollback,
     Kind.SAVEPOINT: Session._run_savepoint,
     Kind.RELEASE: Session._run_release,
-    Kind.ROLLBACK_TO: Session._run_write,
+    Kind.ROLLBACK_TO: Session._run_rollback_to,
 }
 
 

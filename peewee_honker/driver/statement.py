@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
 
-__all__ = ["Kind", "Statement", "Token", "split_script", "statement_of", "tokens"]
+__all__ = ["Kind", "Statement", "Token", "savepoint_name", "split_script", "statement_of", "tokens"]
 
 
 class Kind(Enum):
@@ -46,6 +46,7 @@ _LEAD = re.compile(r"(?:\s+|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z)|;)*([A-Za-z]*)", 
 _SIDE_EFFECT = re.compile(r"\b(?:notify|honker_\w+|load_extension|nextval)\s*\(", re.IGNORECASE)
 _COUNTER = re.compile(r"\b(last_insert_rowid|changes|total_changes)\s*\(\s*\)", re.IGNORECASE)
 _COUNT_STAR = re.compile(r"\(\s*\*\s*\)")
+_QUOTES = ("'", '"', "`", "[")
 _MARKS = re.compile(r";|--|/\*")
 _TEMPORARY = re.compile(r"\btemp(?:orary)?\b", re.IGNORECASE)
 
@@ -194,6 +195,17 @@ def statement_of(sql: str) -> Statement:
             _KNOWN.clear()
         _KNOWN[sql] = known
     return known
+
+
+def savepoint_name(statement: Statement) -> str:
+    """The savepoint that SAVEPOINT, RELEASE or ROLLBACK TO names, as SQLite compares it."""
+    name = ""
+    for token in tokens(statement.body):
+        if token.text != ";":
+            name = token.text
+    if name[:1] in _QUOTES:
+        name = name[1:-1].replace(name[-1] * 2, name[-1])
+    return name.lower()
 
 
 def split_script(script: str) -> Iterator[str]:

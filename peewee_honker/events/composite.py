@@ -38,7 +38,7 @@ class CompositeEventTarget(EventTarget):
     def __init__(
         self, local: LocalEventTarget, remote: EventTarget, *, origin: str | Callable[[], str] | None = None
     ) -> None:
-        super().__init__(max_bytes=remote.max_bytes, recorder=remote.recorder)
+        super().__init__(max_bytes=remote.max_bytes)  # the remote tells its recorder of what is published
         self._local = local
         self._remote = remote
         self._origin = origin
@@ -90,4 +90,4 @@ class CompositeEventTarget(EventTarget):
         if event.origin != self.origin:
             event = dataclasses.replace(event, origin=self.origin)
         self._remote.dispatch(event)
-        self._local.dispatch(event)
+        self._local._dispatch(event)

@@ -5,7 +5,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ from peewee_honker.events.dispatcher import dispatcher_for
 from peewee_honker.events.event import Event, gap_event
 from peewee_honker.events.listener import Interrupted, is_coroutine_function, name_of, running_loop
 from peewee_honker.events.metrics import Recorder, SilentRecorder
-from peewee_honker.events.stream import Position, offset_of, pruned_offset, read_stream
+from peewee_honker.events.stream import Position, offset_of, pruned_offset, read_page
+from peewee_honker.events.tracing import within_trace
 from peewee_honker.signals import is_in_transaction
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ logger = logging.getLogger("peewee_honker.consumer")
 
 Receiver = Callable[[Event], object]
 
-_PAGE = 500  # events that are read at once
+_PAGE = 300  # events that are read at once; with more the garbage collector finds more to look at
 _LEASE = 6  # seconds that a lease outlives its holder
 _RENEW = 2.0  # seconds between two renewals
 _ASK = 1.0  # seconds between two looks for a free lease
@@ -55,13 +56,13 @@ class _MovedError(Exception):
 class _Place:
     """How far a consumer has come in a stream, and what it is stuck on."""
 
-    receivers: Callable[[Event], list[Receiver]]
+    receivers: Callable[[Event], Sequence[Receiver]]
     missed: Callable[[Event], None]
     found: bool = False  # whether the offset was looked up
     leaving: bool = False
     offset: int = 0
     saved: int = 0
-    left: list[Receiver] | None = None  # receivers of the next event that have not succeeded yet
+    left: Sequence[Receiver] | None = None  # receivers of the next event that have not succeeded yet
     attempts: int = 0
     not_before: float = 0.0
     failures: dict[str, Exception] = field(default_factory=dict)
@@ -123,7 +124,7 @@ class Consumer:
         return f"<Consumer {self.name!r} of {', '.join(self._places) or 'no streams'}>"
 
     def listen(
-        self, stream: str, receivers: Callable[[Event], list[Receiver]], missed: Callable[[Event], None] | None = None
+        self, stream: str, receivers: Callable[[Event], Sequence[Receiver]], missed: Callable[[Event], None] | None = None
     ) -> None:
         """Read a stream; a new consumer gets its place in it before this returns.
 
@@ -283,11 +284,10 @@ class Consumer:
             self._look_for_gap(stream, place)
         if place.leaving or time.monotonic() < place.not_before:
             return False
-        events = read_stream(self._engine, stream, place.offset, _PAGE)
-        if events and events[0].offset != place.offset + 1:
+        offsets, events = read_page(self._engine, stream, place.offset, _PAGE)
+        if offsets and offsets[0] != place.offset + 1:
             self._look_for_gap(stream, place)
-        for event in events:
-            offset = event.offset or 0
+        for offset, event in zip(offsets, events, strict=True):
             try:
                 if not self._deliver(stream, place, offset, event):
                     break
@@ -304,7 +304,7 @@ class Consumer:
                 break
         if place.offset != place.saved and self._unsaved_since is None:
             self._unsaved_since = time.monotonic()
-        return bool(events)
+        return bool(offsets)
 
     def _look_for_gap(self, stream: str, place: _Place) -> None:
         """Tell of events that retention has deleted before they were had."""
@@ -328,12 +328,16 @@ class Consumer:
             place.offset, place.left = offset, None
             return True
         place.attempts += 1
-        together = [receiver for receiver in place.left if is_in_transaction(receiver)]
-        failed = [
-            receiver
-            for receiver in place.left
-            if not is_in_transaction(receiver) and not self._succeeds(place, receiver, event)
-        ]
+        together: list[Receiver] = []
+        failed: list[Receiver] = []
+        for receiver in place.left:
+            if is_in_transaction(receiver):
+                together.append(receiver)
+            elif not self._succeeds(place, receiver, event):
+                failed.append(receiver)
+        if not (failed or together):
+            place.offset, place.left = offset, None
+            return True
         may_try_again = place.attempts < self._attempts
         if failed and may_try_again:
             return self._wait(place, event, failed + together)
@@ -346,7 +350,7 @@ class Consumer:
         place.offset, place.left = offset, None
         return True
 
-    def _wait(self, place: _Place, event: Event, left: list[Receiver]) -> bool:
+    def _wait(self, place: _Place, event: Event, left: Sequence[Receiver]) -> bool:
         place.left = left
         self._recorder.retried(event.type)
         pause = min(self._backoff * 2 ** (place.attempts - 1), _LONGEST_BACKOFF)
@@ -369,7 +373,9 @@ class Consumer:
             place.failures.pop(name_of(receiver), None)
         return True
 
-    def _succeed_together(self, stream: str, place: _Place, receivers: list[Receiver], event: Event, offset: int) -> bool:
+    def _succeed_together(
+        self, stream: str, place: _Place, receivers: Sequence[Receiver], event: Event, offset: int
+    ) -> bool:
         """Run the transactional receivers and save the offset, with the dead letters of the others, in one transaction."""
         current = receivers[0]
         given_up = dict(place.failures)
@@ -389,6 +395,7 @@ class Consumer:
             self._note(place, current, event, error)
             return False
         place.saved = offset
+        self._tell_of_dead(event, given_up)
         return True
 
     def _conclude(self, stream: str, place: _Place, offset: int, event: Event) -> None:
@@ -398,10 +405,14 @@ class Consumer:
             self._bury(stream, place.failures, event, place.attempts)
             self._save_at(stream, place, offset)
         place.saved = offset
+        self._tell_of_dead(event, place.failures)
 
     def _bury(self, stream: str, failures: dict[str, Exception], event: Event, attempts: int) -> None:
         for name, error in failures.items():
             bury(self._database, self.name, stream, event, name, error, attempts)
+
+    def _tell_of_dead(self, event: Event, failures: Iterable[str]) -> None:
+        for name in failures:
             self._recorder.dead(event.type)
             logger.error("event %s is a dead letter of consumer %s for %s", event.event_id, self.name, name)
 
@@ -463,7 +474,7 @@ def _ignore(_gap: Event) -> None:
     """Nobody asked to be told of gaps."""
 
 
-def replay(database: "HonkerDatabase", letter: DeadLetter, receivers: Callable[[Event], list[Receiver]]) -> None:
+def replay(database: "HonkerDatabase", letter: DeadLetter, receivers: Callable[[Event], Sequence[Receiver]]) -> None:
     """Give a dead letter to the receiver that failed on it, and delete it.
 
     For receivers marked with `in_transaction` that is one transaction; others are called outside of one, and the letter is
@@ -479,13 +490,14 @@ def replay(database: "HonkerDatabase", letter: DeadLetter, receivers: Callable[[
         raise RuntimeError(
             "an async receiver cannot be waited for in its loop's thread: await asyncio.to_thread(bus.replay, letter)"
         )
-    if any(is_in_transaction(receiver) for receiver in again):
-        with database.atomic():
-            if not forget(database, letter):
-                raise LookupError(f"the dead letter {letter.id} is gone: it was replayed or dropped")
-            for receiver in again:
-                receiver(letter.event)
-        return
-    for receiver in again:
-        receiver(letter.event)
-    forget(database, letter)
+    with within_trace(letter.event):
+        if any(is_in_transaction(receiver) for receiver in again):
+            with database.atomic():
+                if not forget(database, letter):
+                    raise LookupError(f"the dead letter {letter.id} is gone: it was replayed or dropped")
+                for receiver in again:
+                    receiver(letter.event)
+            return
+        for receiver in again:
+            receiver(letter.event)
+        forget(database, letter)

@@ -144,11 +144,14 @@ class Dispatcher:
         if not _runs_a_loop() and self._busy.acquire(timeout=_LONGEST_GOODBYE):  # the dispatcher's thread gets it at once
             self._busy.release()
 
-    def flush(self) -> None:
-        """Return when what has been committed before was handed over (see `settle`)."""
+    def flush(self, backlog: float = 0.0) -> None:
+        """Return when what has been committed before was handed over (see `settle`).
+
+        A source's backlog may be longer than what it takes at once: it is waited for `backlog` seconds at most.
+        """
         run = self._run
         if run is not None and self._process == os.getpid() and run.may_be_waited_for():
-            run.flush(_LONGEST_GOODBYE)
+            run.flush(_LONGEST_GOODBYE, backlog)
 
     def wake(self) -> None:
         """Look for events and poll the sources now."""
@@ -277,7 +280,7 @@ class _Run:
         self._stopping = False
         self._paused: dict[int, float] = {}  # by source: not before
         self._file_is_gone = False
-        self._flushes: list[threading.Event] = []
+        self._flushes: list[tuple[threading.Event, float]] = []  # and until when to go on with what is left
         self._last = 0
         self._looked_at = time.monotonic()
         self._enter(dispatcher.engine)
@@ -288,10 +291,10 @@ class _Run:
         """Whether the calling thread can wait for this one without waiting for itself."""
         return threading.current_thread() is not self._thread and not _runs_a_loop()
 
-    def flush(self, timeout: float) -> None:
-        """Wait until the thread has looked once more from now on."""
+    def flush(self, timeout: float, backlog: float) -> None:
+        """Wait until the thread has looked once more from now on, and while there is a backlog."""
         looked = threading.Event()
-        self._flushes.append(looked)
+        self._flushes.append((looked, time.monotonic() + backlog))
         self.waker.wake()
         while self._thread.is_alive() and not looked.wait(min(timeout, 0.5)):
             timeout -= 0.5
@@ -359,8 +362,11 @@ class _Run:
                 except Exception:
                     logger.exception("reading events of %s failed; trying again", self._engine.path)
                     time.sleep(0.1)
-                for looked in flushes:
-                    looked.set()
+                for looked, until in flushes:
+                    if busy and time.monotonic() < until:
+                        self._flushes.append((looked, until))
+                    else:
+                        looked.set()
         except BaseException as error:  # of a receiver: for whoever runs the bus, see `Dispatcher.failure`
             logger.critical("the dispatcher of %s has ended", self._engine.path, exc_info=error)
             failure = error

@@ -1,8 +1,7 @@
 """Events through Honker's tables: to every process on the file, ephemeral or durable."""
 
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from peewee_honker.driver import Engine
 from peewee_honker.events.consumer import Consumer
@@ -40,9 +39,6 @@ class HonkerEventTarget(EventTarget):
     Listeners run in the dispatcher's thread, one for each file and process, whatever the number of topics. A listener of
     the topic `__gap__` hears of events that were deleted before they were read here, see `gap_event`.
     """
-
-    observers: ClassVar[list[Callable[["HonkerDatabase", Event], None]]] = []
-    """Called with every event that this process has published, when it was written; see `peewee_honker.testing`."""
 
     def __init__(
         self,
@@ -97,12 +93,10 @@ class HonkerEventTarget(EventTarget):
             self.database.write_beside(INTO_STREAM, (self.stream, event.id, text))
         else:
             self.database.write_beside(_NOTIFY, (self.prefix + event.type, text))
-        for observer in self.observers:
-            observer(self.database, event)
 
     def _open(self) -> None:
         if self.mode == "durable":
-            self.consumer.listen(self.stream, lambda event: list(self._calls_for(event)), self.missed)
+            self.consumer.listen(self.stream, self._calls_for, self.missed)
         else:
             self._dispatcher = dispatcher_for(self.database.engine)
             self._dispatcher.attach(self)

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextvars
 import inspect
 import logging
 from collections.abc import Callable, Coroutine
@@ -9,13 +10,25 @@ from typing import Any, Protocol
 
 from peewee_honker.events.event import Event
 
-__all__ = ["FanOut", "Interrupted", "Listener", "Where", "call", "is_coroutine_function", "name_of", "running_loop"]
+__all__ = [
+    "FanOut",
+    "Interrupted",
+    "Listener",
+    "Outcome",
+    "Where",
+    "call",
+    "ended",
+    "is_coroutine_function",
+    "name_of",
+    "running_loop",
+]
 
 logger = logging.getLogger("peewee_honker.events")
 
 Listener = Callable[[Event], Any]
 """Called with each event; may be a coroutine function."""
 Where = Callable[[Event], bool]
+Outcome = asyncio.Future[Exception | None]
 
 _LOOK_AT_LOOP = 0.5  # seconds between two looks whether a loop that was closed keeps us waiting
 
@@ -41,17 +54,23 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def call(listener: Callable[..., Any], *arguments: Any, loop: asyncio.AbstractEventLoop | None, **named: Any) -> None:
+def call(
+    listener: Callable[..., Any], *arguments: Any, loop: asyncio.AbstractEventLoop | None, **named: Any
+) -> "Outcome | None":
     """Call a listener; returns when it has ended, also if it is a coroutine function.
 
     `loop` is where coroutines run. In that loop's own thread one cannot be waited for: it becomes a task, which is run
-    after those that were made so before.
+    after those that were made so before, and whose outcome is given: what it has raised, or None.
 
     Raises what the listener raises, TypeError when a coroutine has no loop, Interrupted when the loop ends first.
     """
-    result = listener(*arguments, **named)
+    return ended(listener, listener(*arguments, **named), loop)
+
+
+def ended(listener: Callable[..., Any], result: Any, loop: asyncio.AbstractEventLoop | None) -> "Outcome | None":
+    """The rest of `call`, when the listener has given `result`."""
     if not inspect.iscoroutine(result):
-        return
+        return None
     if loop is None or loop.is_closed():
         result.close()
         raise TypeError(
@@ -59,13 +78,12 @@ def call(listener: Callable[..., Any], *arguments: Any, loop: asyncio.AbstractEv
             "bus by `async with bus` or `await bus.serve()`"
         )
     if running_loop() is loop:
-        _Queue.of(loop).put(listener, result)
-        return
+        return _Queue.of(loop).put(listener, result)
     future = asyncio.run_coroutine_threadsafe(result, loop)
     while True:
         try:
             future.result(_LOOK_AT_LOOP)
-            return
+            return None
         except concurrent.futures.CancelledError:
             raise Interrupted(f"{name_of(listener)} was cancelled") from None
         except TimeoutError:
@@ -79,7 +97,7 @@ class _Queue:
     """The coroutines that a loop's own thread has called, run one after the other."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._waiting: list[tuple[Callable[..., Any], Coroutine[Any, Any, Any]]] = []
+        self._waiting: list[tuple[Callable[..., Any], Coroutine[Any, Any, Any], contextvars.Context, Outcome]] = []
         self._loop = loop
         self._task: asyncio.Task[None] | None = None
 
@@ -91,21 +109,25 @@ class _Queue:
             loop._peewee_honker_queue = queue  # type: ignore[attr-defined]  # lives and dies with the loop
         return queue
 
-    def put(self, listener: Callable[..., Any], coroutine: Coroutine[Any, Any, Any]) -> None:
-        self._waiting.append((listener, coroutine))
+    def put(self, listener: Callable[..., Any], coroutine: Coroutine[Any, Any, Any]) -> Outcome:
+        outcome: Outcome = self._loop.create_future()
+        self._waiting.append((listener, coroutine, contextvars.copy_context(), outcome))
         if self._task is None or self._task.done():
             self._task = self._loop.create_task(self._run(), name="peewee_honker listeners")
+        return outcome
 
     async def _run(self) -> None:
         try:
             while self._waiting:
-                listener, coroutine = self._waiting.pop(0)
+                listener, coroutine, context, outcome = self._waiting.pop(0)
                 try:
-                    await coroutine
-                except Exception:
+                    await self._loop.create_task(coroutine, context=context)
+                    outcome.set_result(None)
+                except Exception as error:
                     logger.exception("listener %s failed", name_of(listener))
+                    outcome.set_result(error)
         finally:
-            for _, coroutine in self._waiting:  # cancelled
+            for _, coroutine, _, _ in self._waiting:  # cancelled
                 coroutine.close()
             self._waiting.clear()
 

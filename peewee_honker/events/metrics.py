@@ -92,7 +92,7 @@ class LoggingRecorder(SilentRecorder):
             self._due = time.monotonic() + self._every
             counts, self._counts = self._counts, Counter()
             lags = dict(self._lags)
-        told = [f"{name} {amount}" for name, amount in sorted(counts.items())]
+        told = [f"{name} {amount}" for name, amount in sorted(counts.items()) if amount]
         told += [f"lag of {name} {events}" for name, events in sorted(lags.items())]
         self._logger.info("%s", ", ".join(told))
 

@@ -2,7 +2,9 @@
 
 import datetime
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, Literal
 
 from peewee_honker.events.event import Event
@@ -20,6 +22,7 @@ __all__ = [
     "newest_offset",
     "offset_of",
     "pruned_offset",
+    "read_page",
     "read_stream",
     "seek",
     "streams",
@@ -34,11 +37,14 @@ PRUNED_TABLE = (
 )
 _SINCE = "SELECT offset, payload FROM _honker_stream WHERE topic = ? AND offset > ? ORDER BY offset LIMIT ?"
 # A page as one JSON text: decoded at once, which takes a quarter of the time.
-_PAGE = f"SELECT '[' || group_concat(payload) || ']' AS events, group_concat(offset) AS offsets FROM ({_SINCE})"
+_PAGE = (
+    f"SELECT '[' || group_concat(payload) || ']' AS events, '[' || group_concat(offset) || ']' AS offsets FROM ({_SINCE})"
+)
 _NEWEST = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = '_honker_stream'), 0) AS newest"
 _PRUNED = "SELECT offset FROM _honker_peewee_pruned WHERE stream = ?"
 _HAS_PRUNED = "SELECT 1 AS n FROM sqlite_master WHERE name = '_honker_peewee_pruned'"
 _AT_TIME = "SELECT offset FROM _honker_stream WHERE topic = ? AND created_at >= ? ORDER BY offset LIMIT 1"
+_PLACE = "SELECT offset FROM _honker_stream_consumers WHERE name = ? AND topic = ?"
 _SEEK = (
     "INSERT INTO _honker_stream_consumers (name, topic, offset) VALUES (?, ?, ?) "
     "ON CONFLICT (name, topic) DO UPDATE SET offset = excluded.offset"
@@ -63,18 +69,23 @@ INSERT = "INSERT INTO _honker_stream (topic, key, payload) VALUES (?, ?, ?)"
 
 def read_stream(engine: "Engine", name: str, after: int, most: int) -> list[Event]:
     """The next events of a stream behind an offset, `most` at most. Takes no lock."""
+    return list(read_page(engine, name, after, most)[1])
+
+
+def read_page(engine: "Engine", name: str, after: int, most: int) -> tuple[list[int], Iterable[Event]]:
+    """As `read_stream`: the offsets, and the events, which are made one by one, so that a replay keeps few at a time."""
     page = engine.read(_PAGE, (name, after, most), _TIMEOUT)[0]
     if page["offsets"] is None:
-        return []
-    offsets = [int(offset) for offset in page["offsets"].split(",")]
+        return [], ()
+    offsets = json.loads(page["offsets"])
     try:
         values = json.loads(page["events"])
     except (ValueError, RecursionError):
         values = []
     if len(values) != len(offsets) or offsets != sorted(offsets):  # a payload that somebody wrote is not one JSON value
         rows = engine.read(_SINCE, (name, after, most), _TIMEOUT)
-        return [Event.from_json(row["payload"], name, row["offset"]) for row in rows]
-    return [Event.from_value(value, name, offset) for value, offset in zip(values, offsets, strict=True)]
+        return [row["offset"] for row in rows], [Event.from_json(row["payload"], name, row["offset"]) for row in rows]
+    return offsets, map(Event.from_value, values, repeat(name), offsets)
 
 
 def newest_offset(engine: "Engine") -> int:
@@ -105,13 +116,16 @@ def offset_of(engine: "Engine", stream: str, position: Position) -> int:
     raise ValueError(f"a position is 'now', 'beginning', an offset or a datetime, not {position!r}")
 
 
-def seek(database: "HonkerDatabase", consumer: str, stream: str, position: Position) -> int:
+def seek(database: "HonkerDatabase", consumer: str, stream: str, position: Position, *, create: bool = False) -> int:
     """Put a consumer at a position of a stream; a process in which it runs goes on there within seconds. Gives the
     offset.
 
-    What lies behind the position is given to the receivers, also what they have had before.
+    What lies behind the position is given to the receivers, also what they have had before. With `create` also a consumer
+    that has never read the stream; without it, that raises LookupError, since the name may be mistyped.
     """
     offset = offset_of(database.engine, stream, position)
+    if not create and not database.engine.read(_PLACE, (consumer, stream), _TIMEOUT):
+        raise LookupError(f"no consumer {consumer} has read the stream {stream} yet: create=True makes a place for it there")
     database.write_beside(_SEEK, (consumer, stream, offset))
     return offset
 

@@ -5,12 +5,15 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import blinker
+
 from peewee_honker.events.event import MAX_BYTES, Event, check_type
-from peewee_honker.events.listener import Listener, Where, call, name_of, running_loop
+from peewee_honker.events.listener import Listener, Outcome, Where, call, ended, name_of, running_loop
 from peewee_honker.events.metrics import Recorder, SilentRecorder
 from peewee_honker.events.topic import Topics, check_topic
 from peewee_honker.events.tracing import traced, within_trace
@@ -18,9 +21,12 @@ from peewee_honker.events.tracing import traced, within_trace
 if TYPE_CHECKING:
     from peewee_honker.database import HonkerDatabase
 
-__all__ = ["Call", "EventTarget", "LocalEventTarget"]
+__all__ = ["Call", "EventTarget", "LocalEventTarget", "dispatched"]
 
 logger = logging.getLogger("peewee_honker.events")
+
+dispatched = blinker.Signal("`receiver(target, event=event)`: an event was dispatched, in the transaction that is open.")
+"""For tests that want to see what is published whether it commits or not, see `peewee_honker.testing`."""
 
 
 class _Registration(NamedTuple):
@@ -28,6 +34,7 @@ class _Registration(NamedTuple):
     where: Where | None
     loop: asyncio.AbstractEventLoop | None
     since: int  # offsets up to this were committed before the listener was there
+    always: "tuple[Call, ...]"  # what each event is given to, where that does not depend on the event
 
 
 class EventTarget(ABC):
@@ -114,8 +121,11 @@ class EventTarget(ABC):
         """
         if event.type not in self._known_types:
             self._known_types.add(check_type(event.type))
-        self._dispatch(traced(event))
+        event = traced(event)
+        self._dispatch(event)
         self.recorder.published(event.type)
+        if dispatched.receivers:
+            dispatched.send(self, event=event)
         return True
 
     # For subclasses
@@ -143,10 +153,14 @@ class EventTarget(ABC):
         """The offset of the last event that was committed, where there are offsets, else 0."""
         return 0
 
-    def _calls_for(self, event: Event) -> list[Callable[[Event], None]]:
+    def _calls_for(self, event: Event) -> Sequence[Callable[[Event], "Outcome | None"]]:
         """Whom an event is to be given to, each ready to be called with it."""
         keys = self._topics.match(event.type, event.id)
-        calls: list[Callable[[Event], None]] = []
+        if len(keys) == 1:  # the short way of most
+            registration = self._registrations.get(keys[0])
+            if registration is not None and registration.always:
+                return registration.always
+        calls: list[Callable[[Event], Outcome | None]] = []
         seen = set()
         for key in keys:
             registration = self._registrations.get(key)
@@ -170,13 +184,33 @@ class EventTarget(ABC):
 
     def _deliver(self, event: Event) -> None:
         """Give an event to its listeners, one after the other, each whatever the others do."""
+        in_loop = running_loop() is not None
         for each in self._calls_for(event):
             try:
+                if in_loop:
+                    self._deliver_in_loop(each, event)
+                    continue
                 with self.recorder.delivering(event):
                     each(event)
             except Exception:
                 logger.exception("a receiver of %s failed on event %s: %s", event.type, event.event_id, name_of(each))
                 self.recorder.failed(event.type)
+
+    def _deliver_in_loop(self, each: Callable[[Event], Outcome | None], event: Event) -> None:
+        """Give an event to a listener in the thread of an event loop, where what is awaited ends later."""
+        with ExitStack() as stack:
+            stack.enter_context(self.recorder.delivering(event))
+            outcome = each(event)
+            if outcome is not None:
+                outcome.add_done_callback(partial(self._ended, event, stack.pop_all()))
+
+    def _ended(self, event: Event, delivering: ExitStack, outcome: Outcome) -> None:
+        error = None if outcome.cancelled() else outcome.result()
+        if error is None:
+            delivering.close()
+            return
+        delivering.__exit__(type(error), error, error.__traceback__)
+        self.recorder.failed(event.type)
 
 
 class _Key(NamedTuple):
@@ -194,17 +228,19 @@ class Call:
         self.loop = loop
         self.__dict__.update(getattr(listener, "__dict__", {}))  # marks, such as `in_transaction`
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event) -> Outcome | None:
         if event.headers:
             with within_trace(event):
-                call(self.func, event, loop=self.loop)
-        else:
-            call(self.func, event, loop=self.loop)
+                return call(self.func, event, loop=self.loop)
+        result = self.func(event)
+        # Nearly always nothing was given, and a call more would be felt in a replay.
+        return None if result is None else ended(self.func, result, self.loop)
 
 
 def _made(listener: Listener, where: Where | None, since: int) -> _Registration:
     loop = running_loop()
-    return _Registration(None if hasattr(listener, "listeners_for") else Call(listener, loop), where, loop, since)
+    one = None if hasattr(listener, "listeners_for") else Call(listener, loop)
+    return _Registration(one, where, loop, since, () if one is None or where is not None or since else (one,))
 
 
 class LocalEventTarget(EventTarget):
@@ -231,13 +267,12 @@ class LocalEventTarget(EventTarget):
         # As it would be elsewhere: listeners see the same in every process, and nothing that a caller changes afterwards.
         event = Event.from_json(event.to_json(self.max_bytes), event.type)
         database = self._database
-        if database is None or not database.in_transaction():
+        if database is None or database.honker_transaction is None:
             self._queue.append(event)
             self._drain()
             return
         # The first keeps the order of the commits, as it runs while no other can commit; the second calls the listeners.
-        database.at_commit(partial(self._queue.append, event))
-        database.after_commit(self._drain)
+        database.at_commit(partial(self._queue.append, event), then=self._drain)
 
     def _drain(self) -> None:
         while self._queue and self._delivering.acquire(blocking=False):

@@ -53,6 +53,7 @@ class Topics(Generic[L]):
         self._patterns: dict[str, re.Pattern[str]] = {}
         self._matching: dict[str, tuple[str, ...]] = {}  # of a type: the patterns that may match its topics
         self._types: dict[str, int] = {}  # how many topics name a type exactly
+        self._found: dict[str, tuple[L, ...] | None] = {}  # by type, where the id does not matter; None where it does
 
     def __bool__(self) -> bool:
         return bool(self._by_topic)
@@ -68,6 +69,7 @@ class Topics(Generic[L]):
             if known is not None:
                 if listener not in known:
                     self._by_topic[topic] = {**known, listener: next(self._numbers)}  # who looks now keeps the old one
+                    self._found = {}
                 return False
             self._by_topic[topic] = {listener: next(self._numbers)}
             if "*" in topic:
@@ -76,6 +78,7 @@ class Topics(Generic[L]):
             else:
                 type_ = topic.partition(":")[0]
                 self._types[type_] = self._types.get(type_, 0) + 1
+            self._found = {}
             return True
 
     def remove(self, topic: str, listener: L) -> bool:
@@ -87,6 +90,7 @@ class Topics(Generic[L]):
             left = {other: number for other, number in known.items() if other != listener}
             if left:
                 self._by_topic[topic] = left
+                self._found = {}
                 return False
             del self._by_topic[topic]
             if "*" in topic:
@@ -97,6 +101,7 @@ class Topics(Generic[L]):
                 self._types[type_] -= 1
                 if not self._types[type_]:
                     del self._types[type_]
+            self._found = {}
             return True
 
     def may_match(self, type_: str) -> bool:
@@ -105,6 +110,22 @@ class Topics(Generic[L]):
 
     def match(self, type_: str, id_: str) -> tuple[L, ...]:
         """The listeners of an event."""
+        kept = self._found  # before looking: who changes something meanwhile puts another in its place
+        found = kept.get(type_)
+        if found is not None:
+            return found
+        found = self._match(type_, id_)
+        if type_ not in kept:
+            if len(kept) > _CACHE:
+                kept.clear()
+            kept[type_] = None if self._id_matters(type_) else found
+        return found
+
+    def _id_matters(self, type_: str) -> bool:
+        with_id = self._types.get(type_, 0) > (type_ in self._by_topic)
+        return with_id or any(":" in name for name in self._patterns_of(type_))
+
+    def _match(self, type_: str, id_: str) -> tuple[L, ...]:
         by_topic = self._by_topic
         found = [
             listeners
