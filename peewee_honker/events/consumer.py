@@ -119,6 +119,7 @@ class Consumer:
         self._active = False
         self._next_lease = 0.0
         self._unsaved_since: float | None = None
+        self._has_more = False  # a stream had a full page
 
     def __repr__(self) -> str:
         return f"<Consumer {self.name!r} of {', '.join(self._places) or 'no streams'}>"
@@ -163,10 +164,10 @@ class Consumer:
             dispatcher.flush()
 
     def poll(self) -> bool:
-        """Deliver what is due; whether there was anything."""
+        """Deliver what is due; whether there may be more at once."""
         if not self._keep_lease():
             return False
-        found = False
+        found = self._has_more = False
         try:
             for stream, place in self._places.items():
                 try:
@@ -181,7 +182,7 @@ class Consumer:
                     self._places = {stream: place for stream, place in self._places.items() if not place.leaving}
         except _LeaseLostError:
             self._lost()
-        return found
+        return self._has_more
 
     def stop(self) -> None:
         """Save the offsets and let another process follow."""
@@ -304,6 +305,7 @@ class Consumer:
                 break
         if place.offset != place.saved and self._unsaved_since is None:
             self._unsaved_since = time.monotonic()
+        self._has_more = self._has_more or len(offsets) == _PAGE
         return bool(offsets)
 
     def _look_for_gap(self, stream: str, place: _Place) -> None:

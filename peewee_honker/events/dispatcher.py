@@ -20,10 +20,11 @@ __all__ = ["Dispatcher", "Outlet", "Source", "dispatcher_for"]
 
 logger = logging.getLogger("peewee_honker.events")
 
-_SINCE = "SELECT id, channel, payload FROM _honker_notifications WHERE id > ? ORDER BY id LIMIT 500"
+_PAGE = 500
+_SINCE = f"SELECT id, channel, payload FROM _honker_notifications WHERE id > ? ORDER BY id LIMIT {_PAGE}"
 _NEWEST = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = '_honker_notifications'), 0) AS newest"
-# A WAL write is seen before its commit is: look again after these pauses (seconds), then go back to sleep.
-_LOOK_AGAIN = (*[0.000001] * 16, *[0.0002] * 10, *[0.0005] * 4)
+_PUBLISHED = "SELECT name, seq FROM sqlite_sequence WHERE name IN ('_honker_notifications', '_honker_stream')"
+_SHORT = 0.001  # seconds of the first waits after a wake
 _TIMEOUT = 5.0
 _PAUSE_AFTER_ERROR = 1.0
 _LONGEST_GOODBYE = 30.0  # seconds that leaving waits for a receiver that runs
@@ -50,7 +51,8 @@ class Source(Protocol):
     """Something beside the ephemeral channels that the dispatcher's thread looks after."""
 
     def poll(self) -> bool:
-        """Do what is due; whether there was anything."""
+        """Do what is due; whether there may be more to do at once. Called when a stream has got an event, and every few
+        milliseconds otherwise."""
 
     def moved(self, engine: Engine) -> None:
         """Go on with another file that has taken the place of the engine's."""
@@ -116,7 +118,7 @@ class Dispatcher:
             self._forget_other_process()
             self._sources = (*self._sources, source)
             run = self._ensure_running()
-        run.waker.wake()
+        run.wake()
 
     def remove_source(self, source: Source) -> None:
         """Stop `source` in the dispatcher's thread; returns when it has stopped (but see `settle`)."""
@@ -126,7 +128,7 @@ class Dispatcher:
             if run is None or source not in self._sources or self._process != os.getpid():
                 return
             self._leaving.append((source, stopped))
-        run.waker.wake()
+        run.wake()
         if not run.may_be_waited_for():
             return
         if not stopped.wait(_LONGEST_GOODBYE):
@@ -157,7 +159,7 @@ class Dispatcher:
         """Look for events and poll the sources now."""
         run = self._run
         if run is not None:
-            run.waker.wake()
+            run.wake()
 
     def newest(self) -> int:
         """The id of the last notification that was committed, or 0."""
@@ -282,6 +284,9 @@ class _Run:
         self._file_is_gone = False
         self._flushes: list[tuple[threading.Event, float]] = []  # and until when to go on with what is left
         self._last = 0
+        self._streams_at = 0  # the offset of the last event of any stream, when the sources were polled
+        self._has_news = True  # of a channel, as far as known
+        self._poll_is_due = True
         self._looked_at = time.monotonic()
         self._enter(dispatcher.engine)
         self._thread = threading.Thread(target=self._live, name="peewee-honker-dispatcher", daemon=True)
@@ -290,6 +295,11 @@ class _Run:
     def may_be_waited_for(self) -> bool:
         """Whether the calling thread can wait for this one without waiting for itself."""
         return threading.current_thread() is not self._thread and not _runs_a_loop()
+
+    def wake(self) -> None:
+        """Look for events and poll the sources now."""
+        self._poll_is_due = True
+        self.waker.wake()
 
     def flush(self, timeout: float, backlog: float) -> None:
         """Wait until the thread has looked once more from now on, and while there is a backlog."""
@@ -345,12 +355,16 @@ class _Run:
         try:
             while not self._stopping:
                 woken = busy or self.waker.wait()
+                if not busy:
+                    self._expect_news(everywhere=not woken)
                 busy = False
                 if self._dispatcher.has_leaving:
                     self._dispatcher.let_leave()
                 if self._stopping:
                     break
                 flushes, self._flushes = self._flushes, []
+                if flushes:
+                    self._expect_news(everywhere=True)
                 try:
                     busy = self._deliver()
                     if not busy and woken and not flushes:
@@ -362,11 +376,7 @@ class _Run:
                 except Exception:
                     logger.exception("reading events of %s failed; trying again", self._engine.path)
                     time.sleep(0.1)
-                for looked, until in flushes:
-                    if busy and time.monotonic() < until:
-                        self._flushes.append((looked, until))
-                    else:
-                        looked.set()
+                self._end_flushes(flushes, busy)
         except BaseException as error:  # of a receiver: for whoever runs the bus, see `Dispatcher.failure`
             logger.critical("the dispatcher of %s has ended", self._engine.path, exc_info=error)
             failure = error
@@ -374,37 +384,83 @@ class _Run:
             self._dispatcher.ended(self, failure)
             self._leave()
 
+    def _end_flushes(self, flushes: list[tuple[threading.Event, float]], busy: bool) -> None:
+        for looked, until in flushes:
+            if busy and time.monotonic() < until:
+                self._flushes.append((looked, until))
+            else:
+                looked.set()
+
     def _look_again(self) -> bool:
-        for pause in _LOOK_AGAIN:
+        """Wait a little for a commit whose writing has been seen; whether there may be one."""
+        for pause in self.waker.pauses:
             time.sleep(pause)
-            if self._stopping or self._deliver():
+            if self._stopping or self._find_news():
+                return True
+        self.waker.wait(0)  # what it says now is about commits that have been seen, but for the last
+        if self._find_news():
+            return True
+        for _ in range(2):
+            if self.waker.wait(_SHORT):
+                self._expect_news()
+                return True
+            if self._find_news():
                 return True
         return False
 
+    def _expect_news(self, *, everywhere: bool = False) -> None:
+        """Something was written: channels are looked at then, and streams if they have got something, or `everywhere`."""
+        self._has_news = True
+        if everywhere:
+            self._poll_is_due = True
+        elif self._dispatcher.sources and not self._poll_is_due:
+            self._find_news()
+
+    def _find_news(self) -> bool:
+        """Whether something was published that was not looked at. One cheap SELECT: every read while a commit is being
+        written slows the one who writes."""
+        published = {row["name"]: row["seq"] for row in self._engine.read(_PUBLISHED, (), _TIMEOUT)}
+        self._has_news = published.get("_honker_notifications", 0) > self._last
+        streams_at = published.get("_honker_stream", 0)
+        if streams_at != self._streams_at:
+            self._streams_at = streams_at
+            self._poll_is_due = True
+        return self._has_news or self._poll_is_due
+
     def _deliver(self) -> bool:
-        """Hand over what is new; whether there was anything."""
+        """Hand over what is new; whether there may be more."""
         if self._file_is_gone:
             return False
-        found = False
         now = time.monotonic()
         stalled, self._looked_at = now - self._looked_at > _STALL, now
+        if self._has_news or stalled:
+            self._has_news = False
+            self._deliver_notifications(stalled)
+        if not self._poll_is_due or self._stopping:
+            return False
+        self._poll_is_due = False
+        for source in self._dispatcher.sources:
+            self._poll_is_due = self._poll(source) or self._poll_is_due
+        return self._poll_is_due
+
+    def _deliver_notifications(self, stalled: bool) -> None:
+        found = False
         while rows := self._engine.read(_SINCE, (self._last,), _TIMEOUT):
             found = True
             for row in rows:
                 if self._stopping:
-                    return True
+                    return
                 last, self._last = self._last, row["id"]
                 if row["id"] != last + 1:
                     self._dispatcher.tell_of_gap(last, row["id"], "they were deleted before they were read")
                 self._dispatcher.route(row)
+            if len(rows) < _PAGE:
+                return
         if stalled and not found:
             newest = int(self._engine.read(_NEWEST, (), _TIMEOUT)[0]["newest"])
             if newest > self._last and not self._engine.read(_SINCE, (self._last,), _TIMEOUT):
                 self._dispatcher.tell_of_gap(self._last, newest + 1, "they were deleted before they were read")
                 self._last = newest
-        for source in self._dispatcher.sources:
-            found = self._poll(source) or found
-        return found
 
     def _poll(self, source: Source) -> bool:
         if self._paused and time.monotonic() < self._paused.get(id(source), 0.0):

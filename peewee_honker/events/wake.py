@@ -2,8 +2,9 @@
 
 A commit by any process writes the file's `-wal`. On Linux an inotify watch on that file wakes the waiting thread; the
 write comes before the commit can be seen (the WAL's index is written after it, in shared memory, of which there is no
-event), so whoever is woken looks again a few times. Elsewhere, and as a net under the watch, the thread wakes by itself
-in short intervals. A commit of this process wakes it at once.
+event), so whoever is woken looks again a few times. That begins with short sleeps that no write ends: a commit is several
+writes, and each that wakes a thread costs the writer some 10 us (measured; benchmarks/events.py, `writer`). Elsewhere, and
+as a net under the watch, the thread wakes by itself in short intervals. A commit of this process wakes it at once.
 
 A watch opens no descriptor on the database: closing one would drop SQLite's locks.
 """
@@ -25,6 +26,9 @@ _IN_MODIFY, _IN_NONBLOCK, _IN_CLOEXEC = 0x2, 0o4000, 0o2000000  # <sys/inotify.h
 
 WITH_WATCH = 0.05  # seconds between two looks without an event
 WITHOUT_WATCH = 0.001
+# Python's sleep lasts some 50 us longer on Linux.
+_WATCHED = (0.00001,) * 2
+_UNWATCHED = (*[0.00001] * 4, *[0.0002] * 10, *[0.0005] * 4)
 
 
 class Waker:
@@ -54,12 +58,20 @@ class Waker:
 
     @property
     def interval(self) -> float:
-        """Seconds that `wait` lasts at most."""
+        """Seconds that `wait` lasts unless told otherwise."""
         return WITHOUT_WATCH if self._watching is None else WITH_WATCH
 
-    def wait(self) -> bool:
-        """Sleep until something was written, or `wake` was called, or the interval is over; False for the last."""
-        ready = self._selector.select(self.interval)
+    @property
+    def pauses(self) -> tuple[float, ...]:
+        """Seconds between the looks after a wake, before it is worth while to wait again."""
+        return _UNWATCHED if self._watching is None else _WATCHED
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Sleep until something was written, or `wake` was called, or the time is over; False for the last.
+
+        What was written or called before counts too, once: so `wait(0)` forgets it.
+        """
+        ready = self._selector.select(self.interval if seconds is None else seconds)
         for key, _ in ready:
             with contextlib.suppress(BlockingIOError):
                 if key.fileobj is self._wakes:
