@@ -355,17 +355,15 @@ class _Run:
         try:
             while not self._stopping:
                 woken = busy or self.waker.wait()
-                if not busy:
-                    self._expect_news(everywhere=not woken)
-                busy = False
+                was_busy, busy = busy, False
                 if self._dispatcher.has_leaving:
                     self._dispatcher.let_leave()
                 if self._stopping:
                     break
                 flushes, self._flushes = self._flushes, []
-                if flushes:
-                    self._expect_news(everywhere=True)
                 try:
+                    if flushes or not was_busy:
+                        self._expect_news(everywhere=bool(flushes) or not woken)
                     busy = self._deliver()
                     if not busy and woken and not flushes:
                         busy = self._look_again()
@@ -419,6 +417,8 @@ class _Run:
     def _find_news(self) -> bool:
         """Whether something was published that was not looked at. One cheap SELECT: every read while a commit is being
         written slows the one who writes."""
+        if self._file_is_gone:
+            return False
         published = {row["name"]: row["seq"] for row in self._engine.read(_PUBLISHED, (), _TIMEOUT)}
         self._has_news = published.get("_honker_notifications", 0) > self._last
         streams_at = published.get("_honker_stream", 0)
