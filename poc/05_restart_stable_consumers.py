@@ -45,6 +45,7 @@ async def main():
 def stop():
     sys.stdin.readline()
     stopping.set()
+    print("stopping", flush=True)
 
 stopping = threading.Event()
 threading.Thread(target=stop, daemon=True).start()
@@ -66,8 +67,8 @@ def handled(database, consumer: str) -> list[int]:
     return [row["number"] for row in rows]
 
 
-def read_until(consumer: Child, number: int) -> None:
-    while consumer.line() != str(number):
+def read_until(consumer: Child, line: object) -> None:
+    while consumer.line() != str(line):
         pass
 
 
@@ -86,6 +87,7 @@ def killed_again_and_again(database, path: str, way: str, kills: int, events: in
     with Child(CONSUMER, path, way, way) as consumer:
         read_until(consumer, published + share - 1)
         consumer.say("stop")
+        read_until(consumer, "stopping")  # or it might handle all before it reads that, and wait for more
         publish(database, range(published + share, events))
         consumer.finish()
     before = len(set(handled(database, way)))
