@@ -4,10 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "quickstart.py"
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "quickstart.py"
 
 
-def test_it_shows_what_was_committed_and_nothing_else():
+def test_it_shows_what_was_committed_and_nothing_else(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     done = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.strip() for line in done.stdout.splitlines() if line.startswith(" ")] == [

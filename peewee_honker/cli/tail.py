@@ -5,6 +5,7 @@ import contextlib
 import json
 import queue
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -144,24 +145,24 @@ class _Inbox:
             return None
 
 
-class _Tailed:
+class _Tailed(ABC):
     """What can be tailed: it stores events by growing offsets, and can be followed from one of them on."""
 
     def __init__(self, database: HonkerDatabase) -> None:
         self.database = database
 
+    @abstractmethod
     def offset_of(self, start: Position) -> int:
         """The offset behind which the position's events are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stored(self, after: int) -> Iterator[Event]:
         """The events that there are now behind an offset, and gaps."""
-        raise NotImplementedError
 
+    @abstractmethod
     def follow(self, after: int, inbox: _Inbox) -> Iterator[Event]:
         """Give the events behind an offset: what is there until the inbox gets the rest, as it commits, until the engine is
         closed."""
-        raise NotImplementedError
 
 
 class _StreamTail(_Tailed):

@@ -8,6 +8,7 @@ import logging
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -42,8 +43,8 @@ class Session:
         self.timeout = timeout
         self.in_transaction = False
         self.total_changes = 0
-        self.at_commit: list[Callable[[], object]] = []  # called after a commit, before the writer is another's
-        self.after_commit: list[Callable[[], object]] = []  # called when the writer may be another's
+        self.at_commit: deque[Callable[[], object]] = deque()  # called after a commit, before the writer is another's
+        self.after_commit: deque[Callable[[], object]] = deque()  # called when the writer may be another's
         self._savepoints: list[tuple[str, int, int]] = []  # the open ones, and how many calls waited when each began
         self._committing = False  # COMMIT was sent, and what follows it is not done yet
         self._last_rowid = 0
@@ -348,13 +349,17 @@ class Session:
             self._run_write(cursor, statement, values)  # SQLite's own error
             return
         cursor.reset()
-        self._committing = True
+        self._end(statement, commits=True)
+        self._committed()
+
+    def _end(self, statement: Statement, *, commits: bool) -> None:
+        """Send what ends the transaction, if it `commits`, or a savepoint."""
+        self._committing = commits
         try:
             self.engine.write(statement.sql, (), time.monotonic() + self.timeout)
-        except RuntimeError:
+        except Exception:
             self._committing = False
             raise
-        self._committed()
 
     def _run_rollback(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
         if not self.in_transaction:
@@ -382,12 +387,7 @@ class Session:
             self._run_write(cursor, statement, values)  # SQLite's own error
             return
         cursor.reset()
-        self._committing = self._began_by_savepoint and len(self._savepoints) == 1
-        try:
-            self.engine.write(statement.sql, (), time.monotonic() + self.timeout)
-        except RuntimeError:
-            self._committing = False
-            raise
+        self._end(statement, commits=self._began_by_savepoint and len(self._savepoints) == 1)
         if self._began_by_savepoint and self._is_over():
             self._committed()
         else:
@@ -398,8 +398,9 @@ class Session:
         self._run_write(cursor, statement, values)
         mark = self._forget_savepoints(statement, including=False)
         if mark is not None:
-            _, at_commit, after_commit = mark
-            del self.at_commit[at_commit:], self.after_commit[after_commit:]
+            for calls, kept in ((self.at_commit, mark[1]), (self.after_commit, mark[2])):
+                while len(calls) > kept:
+                    calls.pop()
 
     def _forget_savepoints(self, statement: Statement, *, including: bool) -> tuple[str, int, int] | None:
         """Forget the savepoints within the one that a statement names, also this one when it is `including`; gives it."""
@@ -413,8 +414,8 @@ class Session:
 
     def _committed(self) -> None:
         while self.at_commit:
-            self.at_commit.pop(0)()
-        then, self.after_commit = self.after_commit, []
+            self.at_commit.popleft()()
+        then = list(self.after_commit)
         self._ended()
         self.engine.committed()
         for call in then:
@@ -424,14 +425,7 @@ class Session:
                 logger.exception("%r failed after a commit; the transaction is committed", call)
 
     def _ended(self) -> None:
-        if self.at_commit:
-            self.at_commit = []
-        if self.after_commit:
-            self.after_commit = []
-        self._savepoints.clear()
-        self._committing = False
-        self.in_transaction = self._may_wait = self._schema_changed = False
-        self._write = None
+        self.forget_transaction()
         self.engine.give_writer_back(self.token)
 
     def _settle(self) -> None:
@@ -443,16 +437,15 @@ class Session:
         if mine and self._committing:
             self._committed()
             return
-        self.at_commit, self.after_commit = [], []
-        self._savepoints.clear()
-        self._committing = self.in_transaction = self._may_wait = self._schema_changed = False
-        self._write = None
+        self.forget_transaction()
         self.engine.abandon(self.token)
 
     def forget_transaction(self) -> None:
-        """In the child of a fork: the transaction is the parent's."""
-        self.at_commit, self.after_commit, self._savepoints = [], [], []
-        self.in_transaction = self._may_wait = self._schema_changed = False
+        """Forget what is kept for the open transaction: it has ended, or is that of the parent of a fork."""
+        self.at_commit.clear()
+        self.after_commit.clear()
+        self._savepoints.clear()
+        self._committing = self.in_transaction = self._may_wait = self._schema_changed = False
         self._write = None
 
     def _is_over(self) -> bool:

@@ -51,7 +51,7 @@ class Source(Protocol):
     """Something beside the ephemeral channels that the dispatcher's thread looks after."""
 
     def poll(self) -> bool:
-        """Do what is due; whether there may be more to do at once. Called when a stream has got an event, and every few
+        """Do what is due; whether there may be more to do at once. Called when a stream has got an event, and every 50
         milliseconds otherwise."""
 
     def moved(self, engine: Engine) -> None:

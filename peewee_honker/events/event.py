@@ -178,8 +178,7 @@ class Event:
 
 
 class _Draft:
-    """An event that is being decoded. A frozen dataclass takes four times as long to make, which is a fifth of the time of
-    a replay."""
+    """An event that is being decoded. A frozen dataclass takes several times as long to make, which a replay feels."""
 
     __slots__ = Event.__slots__
     type: str

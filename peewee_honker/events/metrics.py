@@ -87,12 +87,16 @@ class LoggingRecorder(SilentRecorder):
     def _count(self, name: str, amount: int = 1) -> None:
         with self._changing:
             self._counts[name] += amount
+        self._log_if_due()
+
+    def _log_if_due(self) -> None:
+        with self._changing:
             if time.monotonic() < self._due:
                 return
             self._due = time.monotonic() + self._every
             counts, self._counts = self._counts, Counter()
             lags = dict(self._lags)
-        told = [f"{name} {amount}" for name, amount in sorted(counts.items()) if amount]
+        told = [f"{name} {amount}" for name, amount in sorted(counts.items())]
         told += [f"lag of {name} {events}" for name, events in sorted(lags.items())]
         self._logger.info("%s", ", ".join(told))
 
@@ -124,5 +128,6 @@ class LoggingRecorder(SilentRecorder):
 
     def lag(self, consumer: str, stream: str, events: int) -> None:
         """Keep the last of each consumer and stream for the next line."""
-        self._lags[f"{consumer} in {stream}"] = events
-        self._count("lag told", 0)
+        with self._changing:
+            self._lags[f"{consumer} in {stream}"] = events
+        self._log_if_due()

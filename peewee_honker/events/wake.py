@@ -3,8 +3,8 @@
 A commit by any process writes the file's `-wal`. On Linux an inotify watch on that file wakes the waiting thread; the
 write comes before the commit can be seen (the WAL's index is written after it, in shared memory, of which there is no
 event), so whoever is woken looks again a few times. That begins with short sleeps that no write ends: a commit is several
-writes, and each that wakes a thread costs the writer some 10 us (measured; benchmarks/events.py, `writer`). Elsewhere, and
-as a net under the watch, the thread wakes by itself in short intervals. A commit of this process wakes it at once.
+writes, and each that wakes a thread slows the writer. Elsewhere, and as a net under the watch, the thread wakes by itself
+in short intervals. A commit of this process wakes it at once.
 
 A watch opens no descriptor on the database: closing one would drop SQLite's locks.
 """
