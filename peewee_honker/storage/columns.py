@@ -16,7 +16,7 @@ from peewee_honker.sqlfunctions import HonkerJSONMethods
 from peewee_honker.storage.binding import ContextDatabase
 from peewee_honker.storage.errors import OtherDatabaseError
 
-__all__ = ["EnumField", "JSONField", "StorageModel", "json_text", "now", "sql_text"]
+__all__ = ["ContextModel", "EnumField", "Flag", "JSONField", "StorageModel", "json_text", "now", "sql_text"]
 
 Q = TypeVar("Q", bound=Any)
 
@@ -56,7 +56,7 @@ class JSONField(peewee.JSONField):
         self._read = json.loads
 
     def bind(self, model: Any, name: str, set_attribute: bool = True) -> None:
-        super().bind(model, name, set_attribute)  # type: ignore[no-untyped-call]  # Peewee's stubs leave it untyped
+        super().bind(model, name, set_attribute)
         _add_check(self, f'"{self.column_name}" IS NULL OR json_valid("{self.column_name}")')
 
     def _compare(self, lhs: Any, eq_op: str, is_op: str, rhs: Any, as_text: bool) -> Any:
@@ -64,6 +64,16 @@ class JSONField(peewee.JSONField):
             # As a finished value: text would be encoded once more, as what it is compared with is this field.
             return peewee.Expression(lhs, eq_op, peewee.Value(json_text(rhs), converter=False))
         return super()._compare(lhs, eq_op, is_op, rhs, as_text)  # type: ignore[misc]  # not in Peewee's stubs
+
+
+class Flag(peewee.BooleanField):
+    """True or False, held as 1 or 0; the column refuses other values."""
+
+    field_type = "INTEGER"
+
+    def bind(self, model: Any, name: str, set_attribute: bool = True) -> None:
+        super().bind(model, name, set_attribute)
+        _add_check(self, f'"{self.column_name}" IN (0, 1)')
 
 
 class EnumField(_EnumField):  # type: ignore[misc]  # Peewee's stubs leave the playhouse out
@@ -80,13 +90,48 @@ class EnumField(_EnumField):  # type: ignore[misc]  # Peewee's stubs leave the p
 
 def _add_check(field: Any, condition: str) -> None:
     """Add a CHECK once: a field that a subclass inherits is bound again."""
-    check: Any = Check(condition)  # type: ignore[no-untyped-call]  # Peewee's stubs leave it untyped
+    check: Any = Check(condition)
     known = [constraint.sql for constraint in field.constraints or () if isinstance(constraint, SQL)]
     if check.sql not in known:
         field.constraints = [*(field.constraints or ()), check]
 
 
-class StorageModel(signals.Model):
+class ContextModel(signals.Model):
+    """Base class of models whose class Meta names a `ContextDatabase`.
+
+    A query runs on the database that was in use when the query was made, wherever it is run.
+    """
+
+    @classmethod
+    def select(cls, *fields: Any) -> Any:
+        return _bound(cls, super().select(*fields))
+
+    @classmethod
+    def update(cls, __data: Mapping[Any, Any] | None = None, **update: Any) -> Any:
+        return _bound(cls, super().update(__data, **update))
+
+    @classmethod
+    def insert(cls, __data: Any = None, **insert: Any) -> Any:
+        return _bound(cls, super().insert(__data, **insert))
+
+    @classmethod
+    def insert_many(cls, rows: Any, fields: Any = None) -> Any:
+        return _bound(cls, super().insert_many(rows, fields))
+
+    @classmethod
+    def insert_from(cls, query: Any, fields: Any) -> Any:
+        return _bound(cls, super().insert_from(query, fields))
+
+    @classmethod
+    def raw(cls, sql: str, *params: Any) -> Any:
+        return _bound(cls, super().raw(sql, *params))
+
+    @classmethod
+    def delete(cls) -> Any:
+        return _bound(cls, super().delete())
+
+
+class StorageModel(ContextModel):
     """Base class of stored models: the common columns, and care for which database a row is of.
 
     - `id`: a UUIDv7 unless given.
@@ -94,8 +139,7 @@ class StorageModel(signals.Model):
     - `created_at`, `updated_at`: seconds since 1970. The second is set by `save()` and by `Model.update(...)` (so also by
       `bulk_update`) unless it is given; the update of an upsert (`on_conflict`) sets it only when told to.
 
-    A subclass names its `ContextDatabase` in `class Meta`. A query runs on the database that was in use when the query was
-    made, wherever it is run. An instance is saved to and deleted from the database that was in use when it was made or
+    An instance is saved to and deleted from the database that was in use when it was made or
     read: OtherDatabaseError is raised otherwise.
     """
 
@@ -123,10 +167,9 @@ class StorageModel(signals.Model):
         Raises OtherDatabaseError for a row of another database.
         """
         self._check_home()
-        insert = force_insert or self._is_new
+        insert: Any = force_insert or self._is_new
         if insert is None:
-            model: Any = type(self)
-            insert = not model.select(SQL("1")).where(self._pk_expr()).exists()  # type: ignore[no-untyped-call]
+            insert = not type(self).select(SQL("1")).where(type(self).id == self.id).exists()
         if not insert and only is None:
             self.updated_at = now()
         elif not insert and "updated_at" not in {field if isinstance(field, str) else field.name for field in only}:
@@ -151,38 +194,14 @@ class StorageModel(signals.Model):
                 "read it again there, or use its own database"
             )
 
-    # Queries, each bound to the database that is in use when it is made
-
-    @classmethod
-    def select(cls, *fields: Any) -> Any:
-        return _bound(cls, super().select(*fields))  # type: ignore[no-untyped-call]  # so in Peewee's stubs; below too
-
     @classmethod
     def update(cls, __data: Mapping[Any, Any] | None = None, **update: Any) -> Any:
+        """As `peewee.Model.update`, and sets `updated_at` unless it is given."""
         data = {**(__data or {}), **update}
-        if not {"updated_at", cls.updated_at} & set(data):
+        if not any(key == "updated_at" or key is cls.updated_at for key in data):
             data["updated_at"] = now()
-        return _bound(cls, super().update(data))
+        return super().update(data)
 
-    @classmethod
-    def insert(cls, __data: Any = None, **insert: Any) -> Any:
-        return _bound(cls, super().insert(__data, **insert))
-
-    @classmethod
-    def insert_many(cls, rows: Any, fields: Any = None) -> Any:
-        return _bound(cls, super().insert_many(rows, fields))  # type: ignore[no-untyped-call]
-
-    @classmethod
-    def insert_from(cls, query: Any, fields: Any) -> Any:
-        return _bound(cls, super().insert_from(query, fields))
-
-    @classmethod
-    def raw(cls, sql: str, *params: Any) -> Any:
-        return _bound(cls, super().raw(sql, *params))  # type: ignore[no-untyped-call]
-
-    @classmethod
-    def delete(cls) -> Any:
-        return _bound(cls, super().delete())
 
 
 def _bound(model: Any, query: Q) -> Q:

@@ -5,7 +5,15 @@ from typing import TypedDict
 
 from peewee_honker.errors import HonkerError
 
-__all__ = ["NoDatabaseError", "OtherDatabaseError", "Problem", "StorageError", "ValidationFailed"]
+__all__ = [
+    "CycleError",
+    "ModuleError",
+    "NoDatabaseError",
+    "OtherDatabaseError",
+    "Problem",
+    "StorageError",
+    "ValidationFailed",
+]
 
 
 class Problem(TypedDict):
@@ -37,3 +45,15 @@ class ValidationFailed(StorageError, ValueError):  # noqa: N818  (the name that 
         self.problems = list(problems)
         told = "; ".join(f"{problem['path'] or '/'}: {problem['message']}" for problem in self.problems)
         super().__init__(f"{what}: {told}")
+
+
+class CycleError(StorageError):
+    """A graph that has to be acyclic has, or would get, a cycle. `cycle` names nodes on it, as far as known."""
+
+    def __init__(self, message: str, cycle: Sequence[str] = ()) -> None:
+        self.cycle = list(cycle)
+        super().__init__(message)
+
+
+class ModuleError(StorageError):
+    """A module is not one, or cannot be installed over what is there."""
