@@ -203,7 +203,6 @@ class StorageModel(ContextModel):
         return super().update(data)
 
 
-
 def _bound(model: Any, query: Q) -> Q:
     database = model._meta.database
     if isinstance(database, ContextDatabase):

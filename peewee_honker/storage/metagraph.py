@@ -184,7 +184,9 @@ def type_of(model: Any) -> Any:
     return fn.json_extract(model.metadata, SQL("'$.type'"))
 
 
-Node.add_index(SQL('CREATE INDEX IF NOT EXISTS "nodes_by_type" ON "nodes" ("graph_id", json_extract("metadata", \'$.type\'))'))
+Node.add_index(
+    SQL('CREATE INDEX IF NOT EXISTS "nodes_by_type" ON "nodes" ("graph_id", json_extract("metadata", \'$.type\'))')
+)
 
 GRAPH_MODELS: tuple[type[StorageModel], ...] = (GraphType, NodeType, EdgeType, Graph, Node, Edge)
 """All models of the metagraph, each after those it refers to."""

@@ -84,7 +84,9 @@ class GraphModule:
             raise ModuleError(f"{self.name}: only a directed graph can be acyclic")
         for name, spec in self.edge_types.items():
             if unknown := {*spec.sources, *spec.targets} - set(self.node_types):
-                raise ModuleError(f"{self.name}: the edge type {name} names unknown node types: {', '.join(sorted(unknown))}")
+                raise ModuleError(
+                    f"{self.name}: the edge type {name} names unknown node types: {', '.join(sorted(unknown))}"
+                )
 
     def to_json(self) -> str:
         """The module as JSON text."""
@@ -212,7 +214,9 @@ SecretGraph = GraphModule(
         ),
     },
     {
-        "granted_to": EdgeSpec(_object({}, {"expires_at": _TIME}), ("secret",), ("holder",), "The holder may read the secret."),
+        "granted_to": EdgeSpec(
+            _object({}, {"expires_at": _TIME}), ("secret",), ("holder",), "The holder may read the secret."
+        ),
         "replaced_by": EdgeSpec(_object({}), ("secret",), ("secret",), "From an old secret to its successor."),
     },
     description="Secrets and who may read them.",
@@ -236,11 +240,10 @@ AclGraph = GraphModule(
         "resource": NodeSpec(_object({"resource_type": _TEXT, "resource_id": _TEXT}), "What it may be done to."),
     },
     {
-        **{
-            name: EdgeSpec(_object({}), ("principal",), ("resource",))
-            for name in ("can_read", "can_write", "can_execute")
-        },
-        "belongs_to": EdgeSpec(_object({}), ("principal",), ("principal",), "A member of an organisation, a bearer of a role."),
+        **{name: EdgeSpec(_object({}), ("principal",), ("resource",)) for name in ("can_read", "can_write", "can_execute")},
+        "belongs_to": EdgeSpec(
+            _object({}), ("principal",), ("principal",), "A member of an organisation, a bearer of a role."
+        ),
         "delegates": EdgeSpec(
             _object({"narrowed_scopes": {**_TEXTS, "x-subsetOfSource": "scopes"}}),
             ("principal",),

@@ -123,7 +123,7 @@ NATIVE_MODELS: tuple[type[NativeModel], ...] = (CallNode, SecretNode, AclPrincip
 
 
 def create_graph_tables(database: Any) -> None:
-    """Make the metagraph's tables, native tables and triggers in a database, those that are not there, in one transaction."""
+    """Make the metagraph's tables, native tables and triggers, those that are not there, in one transaction."""
     with graph_database.use(database), database.atomic():
         database.create_tables([*GRAPH_MODELS])
         for model in NATIVE_MODELS:
@@ -141,7 +141,8 @@ def rebuild(database: Any, model: type[NativeModel]) -> int:
     with graph_database.use(database), database.atomic():
         database.execute_sql(f'DELETE FROM "{meta.table_name}"')
         cursor = database.execute_sql(
-            f'INSERT INTO "{meta.table_name}" ({_columns(model)}) SELECT {_values(model, "n")} FROM nodes n WHERE {_is(model, "n")}'
+            f'INSERT INTO "{meta.table_name}" ({_columns(model)}) '
+            f"SELECT {_values(model, 'n')} FROM nodes n WHERE {_is(model, 'n')}"
         )
         return int(database.rows_affected(cursor))
 
@@ -151,11 +152,10 @@ def _columns(model: type[NativeModel]) -> str:
 
 
 def _values(model: type[NativeModel], row: str) -> str:
-    values = [f'{row}."graph_id"', f'{row}."key"']
-    for field in model._meta.sorted_fields:
-        if field.name not in ("graph_id", "key"):
-            values.append(f'json_extract({row}."attributes", {sql_text(model.paths.get(field.name, "$." + field.name))})')
-    return ", ".join(values)
+    names = [field.name for field in model._meta.sorted_fields if field.name not in ("graph_id", "key")]
+    paths = [sql_text(model.paths.get(name, f"$.{name}")) for name in names]
+    values = [f'json_extract({row}."attributes", {path})' for path in paths]
+    return ", ".join([f'{row}."graph_id"', f'{row}."key"', *values])
 
 
 def _is(model: type[NativeModel], row: str) -> str:
@@ -172,8 +172,10 @@ def _triggers(model: type[NativeModel]) -> list[str]:
     gone = f'DELETE FROM "{table}" WHERE "graph_id" = OLD."graph_id" AND "key" IN (OLD."key", NEW."key")'
     kind = sql_text(model.node_type)
     is_new, was = (f"json_extract({row}.\"metadata\", '$.type') = {kind}" for row in ("NEW", "OLD"))
-    return [
-        f'CREATE TRIGGER IF NOT EXISTS "{table}_insert" AFTER INSERT ON "nodes" WHEN {is_new} BEGIN {put}; END',
-        f'CREATE TRIGGER IF NOT EXISTS "{table}_update" AFTER UPDATE OF "graph_id", "key", "attributes", "metadata" ON "nodes" '
-        f"WHEN {is_new} OR {was} BEGIN {gone}; {put}; END",
-    ]
+    watched = '"graph_id", "key", "attributes", "metadata"'
+    inserted = f'CREATE TRIGGER IF NOT EXISTS "{table}_insert" AFTER INSERT ON "nodes" WHEN {is_new} BEGIN {put}; END'
+    updated = (
+        f'CREATE TRIGGER IF NOT EXISTS "{table}_update" AFTER UPDATE OF {watched} ON "nodes" '
+        f"WHEN {is_new} OR {was} BEGIN {gone}; {put}; END"
+    )
+    return [inserted, updated]

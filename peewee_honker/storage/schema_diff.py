@@ -13,8 +13,13 @@ _ANNOTATIONS = frozenset(
 # Keywords that only refuse values, and that mean the same whatever stands beside them: without one, no value is lost.
 _LOWER = frozenset({"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"})
 _UPPER = frozenset({"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"})
-_RESTRICTING = _LOWER | _UPPER | {"enum", "const", "pattern", "uniqueItems", "multipleOf", "required", "type", "propertyNames"}
-_ENTANGLED = frozenset({"unevaluatedProperties", "unevaluatedItems", "$ref", "$dynamicRef", "$id", "$anchor", "$dynamicAnchor"})
+_SUBSET = "x-subsetOfSource"
+_RESTRICTING = (
+    _LOWER | _UPPER | {"enum", "const", "pattern", "uniqueItems", "multipleOf", "required", "type", "propertyNames", _SUBSET}
+)
+_ENTANGLED = frozenset(
+    {"unevaluatedProperties", "unevaluatedItems", "$ref", "$dynamicRef", "$id", "$anchor", "$dynamicAnchor"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +102,7 @@ def _mentions(schema: Any, keywords: frozenset[str]) -> bool:
     return isinstance(schema, (list, tuple)) and any(_mentions(item, keywords) for item in schema)
 
 
-def _harmless(
-    old: Any, new: Any, path: Sequence[str], kind: str, before: Any, after: Any, entangled: bool
-) -> bool:
+def _harmless(old: Any, new: Any, path: Sequence[str], kind: str, before: Any, after: Any, entangled: bool) -> bool:
     """Whether an edit loses no value. Walks to the schema in which it was made."""
     place = list(path)
     while len(place) > 1 and isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -130,10 +133,10 @@ def _harmless_property(old: Any, new: Any, kind: str, before: Any, after: Any) -
     return _takes_all(after) or before is False
 
 
-def _harmless_keyword(  # noqa: C901  (a table of keywords)
+def _harmless_keyword(
     old: Any, new: Any, keyword: str, kind: str, before: Any, after: Any
 ) -> bool:
-    if keyword in _ANNOTATIONS or keyword.startswith("x-"):
+    if _is_annotation(keyword):
         return True
     if keyword == "properties" and kind in ("insert", "delete"):
         inner = (before if kind == "delete" else after) or {}
@@ -166,4 +169,8 @@ def _types(value: Any) -> set[str]:
 
 
 def _takes_all(schema: Any) -> bool:
-    return schema is True or (isinstance(schema, Mapping) and all(key in _ANNOTATIONS or key.startswith("x-") for key in schema))
+    return schema is True or (isinstance(schema, Mapping) and all(map(_is_annotation, schema)))
+
+
+def _is_annotation(keyword: str) -> bool:
+    return keyword in _ANNOTATIONS or (keyword.startswith("x-") and keyword != _SUBSET)

@@ -19,10 +19,11 @@ def _steps(columns: str, reverse: bool, more: str, extra: str = "") -> list[str]
     """The SELECTs that go from `reach` over one edge; each takes the graph's id, then what `more` takes."""
     ahead = ("source_node_key", "target_node_key")
     begin, end = reversed(ahead) if reverse else ahead
+    with_direction = f"e.graph_id = ? AND e.{begin} = reach.key"
+    without = f"e.graph_id = ? AND e.{end} = reach.key AND e.undirected"
     return [
-        f"SELECT {columns.format(end=end)} FROM reach JOIN edges e ON e.graph_id = ? AND e.{begin} = reach.key{more}{extra}",
-        f"SELECT {columns.format(end=begin)} FROM reach JOIN edges e ON e.graph_id = ? AND e.{end} = reach.key "
-        f"AND e.undirected{more}{extra}",
+        f"SELECT {columns.format(end=end)} FROM reach JOIN edges e ON {with_direction}{more}{extra}",
+        f"SELECT {columns.format(end=begin)} FROM reach JOIN edges e ON {without}{more}{extra}",
     ]
 
 
@@ -94,7 +95,7 @@ def topological_order(database: Any, graph_id: str) -> list[str]:
 
 def _edges(database: Any, graph_id: str) -> Iterator[tuple[str, str]]:
     cursor = database.execute_sql(
-        "SELECT source_node_key, target_node_key, undirected FROM edges WHERE graph_id = ? ORDER BY target_node_key, source_node_key",
+        "SELECT source_node_key, target_node_key, undirected FROM edges WHERE graph_id = ? ORDER BY 2, 1",
         (graph_id,),
     )
     for source, target, undirected in cursor.fetchall():

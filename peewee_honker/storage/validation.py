@@ -116,7 +116,7 @@ def _unknown(what: str, type_: str | None, known: Mapping[str, Any]) -> Problem:
 
 def _jsonschema() -> Any:
     try:
-        import jsonschema
+        import jsonschema  # type: ignore[import-untyped]  # ships no types
     except ImportError as error:
         raise StorageError("checking attributes needs jsonschema: pip install 'peewee-honker[storage]'") from error
     return jsonschema
