@@ -13,7 +13,17 @@ from peewee_honker.storage.errors import (
 )
 from peewee_honker.storage.evolution import RowProblem, UpgradeReport, cast_attributes, upgrade_module
 from peewee_honker.storage.install import install_module, installed_module
-from peewee_honker.storage.metagraph import GRAPH_MODELS, Edge, EdgeType, Graph, GraphStatus, GraphType, Node, NodeType, Scope
+from peewee_honker.storage.metagraph import (
+    GRAPH_MODELS,
+    Edge,
+    EdgeType,
+    Graph,
+    GraphStatus,
+    GraphType,
+    Node,
+    NodeType,
+    Scope,
+)
 from peewee_honker.storage.module_diff import ModuleChange, diff_modules
 from peewee_honker.storage.modules import (
     AclGraph,

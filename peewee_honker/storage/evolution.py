@@ -211,7 +211,9 @@ class _Upgrade:
         ):
             kind = kinds.get((edge.graph_id, key))
             if allowed and kind not in allowed:
-                self._problem("edge", edge.id, "", f"a {end} of type {kind!r} is not allowed for {name}: {', '.join(allowed)}")
+                self._problem(
+                    "edge", edge.id, "", f"a {end} of type {kind!r} is not allowed for {name}: {', '.join(allowed)}"
+                )
 
     def _problem(self, what: str, id_: str, path: str, message: str) -> None:
         if len(self._report.problems) < _MOST_PROBLEMS:

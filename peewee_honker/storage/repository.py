@@ -332,7 +332,10 @@ class GraphRepository:
         narrowing = [
             name
             for name, spec in rules.edge_types.items()
-            if any(isinstance(one, Mapping) and "x-subsetOfSource" in one for one in (spec.schema.get("properties") or {}).values())
+            if any(
+                isinstance(one, Mapping) and "x-subsetOfSource" in one
+                for one in (spec.schema.get("properties") or {}).values()
+            )
         ]
         if not narrowing:
             return

@@ -133,9 +133,7 @@ def _harmless_property(old: Any, new: Any, kind: str, before: Any, after: Any) -
     return _takes_all(after) or before is False
 
 
-def _harmless_keyword(
-    old: Any, new: Any, keyword: str, kind: str, before: Any, after: Any
-) -> bool:
+def _harmless_keyword(old: Any, new: Any, keyword: str, kind: str, before: Any, after: Any) -> bool:
     if _is_annotation(keyword):
         return True
     if keyword == "properties" and kind in ("insert", "delete"):

@@ -14,8 +14,7 @@ _SAME = (
     "CASE WHEN undirected THEN max(source_node_key, target_node_key) ELSE target_node_key END, undirected"
 )
 _DOUBLED = (
-    "SELECT source_node_key, target_node_key FROM edges WHERE graph_id = ? "
-    f"GROUP BY {_SAME} HAVING count(*) > 1 LIMIT 1"
+    f"SELECT source_node_key, target_node_key FROM edges WHERE graph_id = ? GROUP BY {_SAME} HAVING count(*) > 1 LIMIT 1"
 )
 _LOOP = "SELECT source_node_key, target_node_key FROM edges WHERE graph_id = ? AND source_node_key = target_node_key LIMIT 1"
 _DIRECTION = "SELECT source_node_key, target_node_key FROM edges WHERE graph_id = ? AND undirected = ? LIMIT 1"

@@ -67,9 +67,7 @@ def export_rows(graph: Any, rules: Rules | None) -> dict[str, Any]:
     }
 
 
-def import_rows(
-    database: Any, graph: Graph, rules: Rules | None, data: Mapping[str, Any], batch: int
-) -> tuple[int, int]:
+def import_rows(database: Any, graph: Graph, rules: Rules | None, data: Mapping[str, Any], batch: int) -> tuple[int, int]:
     """Add the nodes and edges of `data` to a graph, in the open transaction. Gives how many.
 
     Raises ValidationFailed with the first 100 problems (paths into `data`), and IntegrityError for keys that are there.
