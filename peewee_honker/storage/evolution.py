@@ -193,7 +193,7 @@ class _Upgrade:
         """Whether the ends of edges may not be allowed any longer."""
         ends = {"allowed_source_types", "allowed_target_types"}
         return any(
-            change.part == "edge_types" and any(edit.breaking and (ends & set(edit.path[:1])) for edit in change.edits)
+            change.part == "edge_types" and any(edit.breaking and ends.intersection(edit.path[:1]) for edit in change.edits)
             for change in self._report.changes
         )
 

@@ -53,9 +53,8 @@ def _row_edits(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> 
     if new is None:
         return [Edit("delete", (), old, None, breaking=True)]
     edits = [replace(edit, path=("schema", *edit.path)) for edit in diff_schemas(old["schema"], new["schema"])]
-    for name, value in new.items():
-        if name != "schema" and old[name] != value:
-            edits.append(_classified(Edit("update", (name,), old[name], value)))
+    others = [name for name in new if name != "schema" and old[name] != new[name]]
+    edits += [_classified(Edit("update", (name,), old[name], new[name])) for name in others]
     return edits
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from peewee import SQL
 
@@ -12,11 +12,10 @@ from peewee_honker.storage.columns import json_text
 from peewee_honker.storage.errors import CycleError, ModuleError, Problem, ValidationFailed
 from peewee_honker.storage.install import stored_module
 from peewee_honker.storage.metagraph import Edge, Graph, GraphType, Node, type_of
-from peewee_honker.storage.modules import GraphModule
 from peewee_honker.storage.structure import doubled
 from peewee_honker.storage.transfer import export_rows, import_rows
 from peewee_honker.storage.traversal import closes_cycle, reached, topological_order
-from peewee_honker.storage.validation import Rules, validate_edge, validate_node, without_secrets
+from peewee_honker.storage.validation import Rules, narrows, validate_edge, validate_node, without_secrets
 
 __all__ = ["GraphRepository"]
 
@@ -53,7 +52,7 @@ class GraphRepository:
         if getattr(events, "database", database) is not database:
             raise ValueError("the event target is on another database: its events would not commit with the graph's rows")
         self.database = database
-        self.graph_id: str = graph.id if isinstance(graph, Graph) else graph  # type: ignore[assignment]  # a text
+        self.graph_id: str = graph.id if isinstance(graph, Graph) else graph
         self.events = events
         self._rules: Rules | None = None
         self._rules_of: Any = None
@@ -82,7 +81,7 @@ class GraphRepository:
     def graph(self) -> Graph:
         """The graph's row. Raises `Graph.DoesNotExist`."""
         with graph_database.use(self.database):
-            found: Graph = Graph.get_by_id(self.graph_id)  # type: ignore[no-untyped-call]  # so in Peewee's stubs
+            found: Graph = Graph.get_by_id(self.graph_id)
             return found
 
     @property
@@ -93,7 +92,7 @@ class GraphRepository:
             return None
         if self._rules is None or self._rules_of != row:
             with graph_database.use(self.database):
-                module: GraphModule = stored_module(GraphType.get_by_id(row[0]))  # type: ignore[no-untyped-call]
+                module = stored_module(GraphType.get_by_id(row[0]))
             self._rules = Rules(module.name, module.config, module.node_types, module.edge_types)
             self._rules_of = row
         return self._rules
@@ -205,7 +204,7 @@ class GraphRepository:
     def update_edge(self, edge: Edge | str, attributes: Attributes, *, merge: bool = False) -> Edge:
         """Replace or merge the attributes of an edge, given by its key or as it was read; as `update_node`."""
         with self._writing():
-            found = self._found(edge)
+            found: Any = self._found(edge)
             made = _merged(found.attributes, attributes) if merge else dict(attributes)
             rules = self.rules
             if rules:
@@ -215,7 +214,7 @@ class GraphRepository:
             found.attributes = made
             found.save(only=[Edge.attributes])
             self._tell_of("edge.updated", "update", found, rules)
-            return found
+            return cast("Edge", found)
 
     def remove_edge(self, edge: Edge | str) -> None:
         """Remove an edge, given by its key or as it was read. Raises `Edge.DoesNotExist`."""
@@ -296,7 +295,7 @@ class GraphRepository:
     def export_json(self) -> dict[str, Any]:
         """The graph as JSON values, see `peewee_honker.storage.transfer`, of one state of the database."""
         with self._writing():
-            return export_rows(Graph.get_by_id(self.graph_id), self.rules)  # type: ignore[no-untyped-call]
+            return export_rows(Graph.get_by_id(self.graph_id), self.rules)
 
     def import_json(self, data: Mapping[str, Any], *, batch: int = 1000) -> tuple[int, int]:
         """Add the nodes and edges of what `export_json` gives; all or nothing. Gives how many of each.
@@ -321,22 +320,15 @@ class GraphRepository:
     def _writing(self) -> Iterator[None]:
         """This database in use, and a transaction: the open one, else one of its own."""
         with graph_database.use(self.database):
-            if self.database.in_transaction():
-                yield  # no savepoint: what is refused is refused before it is written
+            if self.events is None and self.database.in_transaction():
+                yield  # no savepoint: what is refused is refused before it is written; but an event may be too large
             else:
                 with self.database.atomic():
                     yield
 
     def _check_narrowing(self, rules: Rules, node: Any, attributes: Attributes) -> None:
         """Raise when an edge from the node may have no more than the node has, and would."""
-        narrowing = [
-            name
-            for name, spec in rules.edge_types.items()
-            if any(
-                isinstance(one, Mapping) and "x-subsetOfSource" in one
-                for one in (spec.schema.get("properties") or {}).values()
-            )
-        ]
+        narrowing = [name for name, spec in rules.edge_types.items() if narrows(spec.schema)]
         if not narrowing:
             return
         changed = Node(graph=self.graph_id, key=node.key, attributes=dict(attributes), metadata=node.metadata)

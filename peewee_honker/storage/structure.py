@@ -20,7 +20,8 @@ _LOOP = "SELECT source_node_key, target_node_key FROM edges WHERE graph_id = ? A
 _DIRECTION = "SELECT source_node_key, target_node_key FROM edges WHERE graph_id = ? AND undirected = ? LIMIT 1"
 _SECOND = (
     "SELECT 1 FROM edges WHERE graph_id = ? AND undirected = ? "
-    "AND ((source_node_key = ? AND target_node_key = ?) OR (undirected AND source_node_key = ? AND target_node_key = ?)) LIMIT 1"
+    "AND ((source_node_key = ? AND target_node_key = ?) "
+    "OR (undirected AND source_node_key = ? AND target_node_key = ?)) LIMIT 1"
 )
 
 

@@ -80,7 +80,7 @@ def import_rows(database: Any, graph: Graph, rules: Rules | None, data: Mapping[
     nodes = _put(database, _NODES, graph, _node_rows(data.get("nodes") or (), rules, ends, problems), batch)
     edges = _put(database, _EDGES, graph, _edge_rows(data.get("edges") or (), rules, ends, problems), batch)
     if rules and not problems:
-        problems += structure_problems(database, graph.id, rules.config)  # type: ignore[arg-type]  # a text
+        problems += structure_problems(database, graph.id, rules.config)
     if problems:
         raise ValidationFailed("the graph to import", problems)
     return nodes, edges

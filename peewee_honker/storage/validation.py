@@ -9,7 +9,7 @@ from typing import Any
 from peewee_honker.storage.errors import Problem, StorageError
 from peewee_honker.storage.modules import EdgeSpec, GraphModule, NodeSpec
 
-__all__ = ["Rules", "check_schema", "problems_of", "validate_edge", "validate_node", "without_secrets"]
+__all__ = ["Rules", "check_schema", "narrows", "problems_of", "validate_edge", "validate_node", "without_secrets"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,12 @@ def without_secrets(schema: Mapping[str, Any] | None, attributes: Any) -> Any:
     if not isinstance(attributes, Mapping):
         return attributes
     return {name: value for name, value in attributes.items() if not _is_secret(properties.get(name))}
+
+
+def narrows(schema: Mapping[str, Any]) -> bool:
+    """Whether an edge's schema asks for a subset of what its source node has."""
+    properties = schema.get("properties") or {}
+    return any(isinstance(one, Mapping) and "x-subsetOfSource" in one for one in properties.values())
 
 
 def _is_secret(schema: Any) -> bool:
