@@ -108,17 +108,17 @@ def test_a_breaking_version_is_refused_over_stored_rows_and_names_the_way(kept, 
 
 
 @pytest.mark.parametrize(
-    ("change", "path"),
+    ("change", "where"),
     [
         ({"config": {"type": "odd", "multi": True, "allowSelfLoops": True}}, "/config/type"),
         ({"config": {"type": "mixed"}}, "/config/multi"),
         ({"node_types": {"pet": NodeSpec({"type": "thing"})}}, "/node_types/pet/schema/type"),
     ],
 )
-def test_a_module_that_is_none_is_not_installed(store, change, path):
+def test_a_module_that_is_none_is_not_installed(store, change, where):
     with pytest.raises(ValidationFailed) as caught:
         install_module(store, dataclasses.replace(pets(), **change))
-    assert path in [problem["path"] for problem in caught.value.problems]
+    assert where in [problem["path"] for problem in caught.value.problems]
     assert GraphType.select().count() == 0
 
 

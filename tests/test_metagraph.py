@@ -1,7 +1,9 @@
 """The metagraph's tables: what SQLite enforces for every program, and the models on them."""
 
 import asyncio
+import contextlib
 import threading
+from typing import ClassVar
 
 import peewee
 import pytest
@@ -15,11 +17,14 @@ from peewee_honker.storage import (
     Edge,
     EdgeType,
     Graph,
+    GraphModule,
     GraphRepository,
     GraphStatus,
     GraphType,
+    NativeModel,
     NoDatabaseError,
     Node,
+    NodeSpec,
     NodeType,
     OtherDatabaseError,
     Scope,
@@ -181,18 +186,14 @@ def test_every_model_has_schemas_for_select_insert_and_update(small):
         changes = {name: value for name, value in dumped.items() if name in schemas.update().fields}
         assert model.update(**schemas.update().load(changes)).where(model.id == row.id).execute() == 1
         new = {name: value for name, value in dumped.items() if name in schemas.insert().fields} | {"id": "new"}
-        with pytest.raises(peewee.IntegrityError) if model in (GraphType, NodeType, EdgeType, Node, Edge) else _no_error():
+        with (
+            pytest.raises(peewee.IntegrityError)
+            if model in (GraphType, NodeType, EdgeType, Node, Edge)
+            else contextlib.nullcontext()
+        ):
             model.create(**schemas.insert().load(new))
     assert "created_at" not in row_schemas(Node).insert().fields
     assert "id" not in row_schemas(Node).update().fields
-
-
-class _no_error:
-    def __enter__(self):
-        pass
-
-    def __exit__(self, *error):
-        pass
 
 
 def test_rows_are_found_by_json_path(small):
@@ -259,6 +260,25 @@ def test_a_native_table_can_be_filled_anew(calls):
     assert CallNode.get().operation_id == "files.read"
 
 
+class Book(NativeModel):
+    graph_type = "Library"
+    node_type = "book"
+    paths: ClassVar[dict[str, str]] = {"first_author": "$.authors[0]"}
+
+    title = peewee.TextField(null=True, index=True)
+    first_author = peewee.TextField(null=True)
+
+
+def test_a_type_of_ones_own_gets_columns_also_of_the_nodes_that_are_there(graphs):
+    config = {"type": "directed", "multi": True, "allowSelfLoops": True}
+    install_module(graphs, GraphModule("Library", config, {"book": NodeSpec({})}, {}))
+    library = GraphRepository.create(graphs, "books", "Library")
+    library.add_node("a", "book", {"title": "Emma", "authors": ["Austen"]})
+    create_graph_tables(graphs, native=[Book])
+    library.add_node("b", "book", {"title": "Ulysses", "authors": ["Joyce"]})
+    assert {book.key: book.first_author for book in Book.select()} == {"a": "Austen", "b": "Joyce"}
+
+
 # The database in use
 
 
@@ -273,7 +293,7 @@ def two(tmp_path):
 
 
 def test_without_a_database_in_use_a_model_says_so():
-    with pytest.raises(NoDatabaseError, match="graph_database.use"):
+    with pytest.raises(NoDatabaseError, match=r"graph_database\.use"):
         Graph.get()
 
 

@@ -87,7 +87,7 @@ def upgrade_module(
         if report.problems and not dry_run:
             first = report.problems[0]
             raise ModuleError(
-                f"{module.name} {module.version}: {len(report.problems)} rows do not fit, the first: {first.what} {first.id} "
+                f"{module.name} {module.version}: {len(report.problems)} rows do not fit, as the {first.what} {first.id}: "
                 f"{first.path} {first.message}. Nothing has been changed; dry_run=True lists them, casts= may change them"
             )
         if not dry_run:

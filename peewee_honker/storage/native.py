@@ -4,6 +4,7 @@ A row of `call_nodes` holds the attributes of a call's node as columns with inde
 right whoever writes to the file, and it goes with its node.
 """
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import peewee
@@ -122,11 +123,14 @@ class AclResource(NativeModel):
 NATIVE_MODELS: tuple[type[NativeModel], ...] = (CallNode, SecretNode, AclPrincipal, AclResource)
 
 
-def create_graph_tables(database: Any) -> None:
-    """Make the metagraph's tables, native tables and triggers, those that are not there, in one transaction."""
+def create_graph_tables(database: Any, native: Iterable[type[NativeModel]] = ()) -> None:
+    """Make the metagraph's tables, native tables and triggers, those that are not there, in one transaction.
+
+    `native` are native models beside `NATIVE_MODELS`; a new one is filled from the nodes that are there.
+    """
     with graph_database.use(database), database.atomic():
         database.create_tables([*GRAPH_MODELS])
-        for model in NATIVE_MODELS:
+        for model in (*NATIVE_MODELS, *native):
             known = model.table_exists()  # type: ignore[no-untyped-call]  # so in Peewee's stubs
             model.create_table(safe=True)
             for statement in _triggers(model):

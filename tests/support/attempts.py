@@ -24,7 +24,7 @@ print(json.dumps(answers))
 
 
 def attempts(path: str, *statements: str) -> list[str]:
-    """Try each statement with Python's sqlite3 in a process of its own, and undo it. Gives the errors, '' where it worked."""
+    """Try and undo each statement with Python's sqlite3 in a process of its own. Gives the errors, '' where it worked."""
     done = subprocess.run(
         [sys.executable, "-c", CODE, path],
         input=json.dumps(statements),
