@@ -188,5 +188,13 @@ Node.add_index(
     SQL('CREATE INDEX IF NOT EXISTS "nodes_by_type" ON "nodes" ("graph_id", json_extract("metadata", \'$.type\'))')
 )
 
+# Few edges have no direction, and every query that follows edges asks for them, against the direction.
+for _column in ("source_node_key", "target_node_key"):
+    Edge.add_index(
+        SQL(
+            f'CREATE INDEX IF NOT EXISTS "edges_undirected_{_column}" ON "edges" ("graph_id", "{_column}") WHERE "undirected"'
+        )
+    )
+
 GRAPH_MODELS: tuple[type[StorageModel], ...] = (GraphType, NodeType, EdgeType, Graph, Node, Edge)
 """All models of the metagraph, each after those it refers to."""

@@ -41,9 +41,9 @@ def diff_modules(old: GraphModule, new: GraphModule) -> list[ModuleChange]:
         changes.append(ModuleChange("graph_type", new.name, edits))
     for part in ("node_types", "edge_types"):
         had, has = ({row["name"]: row for row in rows[part]} for rows in (before, after))
-        for name in [*had, *(name for name in has if name not in had)]:
-            if edits := tuple(_row_edits(had.get(name), has.get(name))):
-                changes.append(ModuleChange(part, name, edits))
+        names = [*had, *(name for name in has if name not in had)]
+        found = [(name, tuple(_row_edits(had.get(name), has.get(name)))) for name in names]
+        changes += [ModuleChange(part, name, edits) for name, edits in found if edits]
     return changes
 
 

@@ -19,9 +19,9 @@ _DOUBLED = (
 _LOOP = "SELECT source_node_key, target_node_key FROM edges WHERE graph_id = ? AND source_node_key = target_node_key LIMIT 1"
 _DIRECTION = "SELECT source_node_key, target_node_key FROM edges WHERE graph_id = ? AND undirected = ? LIMIT 1"
 _SECOND = (
-    "SELECT 1 FROM edges WHERE graph_id = ? AND undirected = ? "
-    "AND ((source_node_key = ? AND target_node_key = ?) "
-    "OR (undirected AND source_node_key = ? AND target_node_key = ?)) LIMIT 1"
+    "SELECT 1 FROM edges WHERE graph_id = ? AND source_node_key = ? AND target_node_key = ? AND undirected = ? "
+    "UNION ALL "
+    "SELECT 1 FROM edges WHERE graph_id = ? AND source_node_key = ? AND target_node_key = ? AND undirected AND ? LIMIT 1"
 )
 
 
@@ -50,5 +50,5 @@ def structure_problems(database: Any, graph_id: str, config: Mapping[str, Any]) 
 
 def doubled(database: Any, graph_id: str, source: str, target: str, undirected: bool) -> bool:
     """Whether there is an edge between two nodes already, of the same direction or of none."""
-    values = (graph_id, undirected, source, target, target, source)
+    values = (graph_id, source, target, undirected, graph_id, target, source, undirected)
     return database.execute_sql(_SECOND, values).fetchone() is not None
