@@ -178,6 +178,8 @@ def main() -> int:
         spent = timed(lambda: [graph.add_edge(f"n{nodes - 1 - n}", f"x{n}", "triggered") for n in range(300)])
         figures.add("add_edge to a new node, with the look for a cycle", spent / 300 * 1e3, "ms")
 
+        for number in range(300):
+            graph.remove_node(f"x{number}")
         early, middle, late = "n100", f"n{nodes // 2}", f"n{nodes - 100}"
         figures.add("neighbours, warm", median(lambda: graph.neighbours(middle), 201) * 1e3, "ms")
         figures.add("descendants, depth 3, warm", median(lambda: graph.descendants(middle, depth=3), 51) * 1e3, "ms")

@@ -190,11 +190,8 @@ Node.add_index(
 
 # Few edges have no direction, and every query that follows edges asks for them, against the direction.
 for _column in ("source_node_key", "target_node_key"):
-    Edge.add_index(
-        SQL(
-            f'CREATE INDEX IF NOT EXISTS "edges_undirected_{_column}" ON "edges" ("graph_id", "{_column}") WHERE "undirected"'
-        )
-    )
+    _name = f"edges_undirected_{_column}"
+    Edge.add_index(SQL(f'CREATE INDEX IF NOT EXISTS "{_name}" ON "edges" ("graph_id", "{_column}") WHERE "undirected"'))
 
 GRAPH_MODELS: tuple[type[StorageModel], ...] = (GraphType, NodeType, EdgeType, Graph, Node, Edge)
 """All models of the metagraph, each after those it refers to."""
