@@ -295,7 +295,7 @@ class GraphRepository:
     def export_json(self) -> dict[str, Any]:
         """The graph as JSON values, see `peewee_honker.storage.transfer`, of one state of the database."""
         with self._writing():
-            return export_rows(Graph.get_by_id(self.graph_id), self.rules)
+            return export_rows(self.database, Graph.get_by_id(self.graph_id), self.rules)
 
     def import_json(self, data: Mapping[str, Any], *, batch: int = 1000) -> tuple[int, int]:
         """Add the nodes and edges of what `export_json` gives; all or nothing. Gives how many of each.

@@ -14,7 +14,7 @@ from typing import Any
 from peewee_honker.events.event import new_event_id
 from peewee_honker.storage.columns import json_text
 from peewee_honker.storage.errors import Problem, ValidationFailed
-from peewee_honker.storage.metagraph import Edge, Graph, Node
+from peewee_honker.storage.metagraph import Graph
 from peewee_honker.storage.structure import structure_problems
 from peewee_honker.storage.validation import Rules, validate_edge, validate_node
 
@@ -31,14 +31,15 @@ _EDGES = (
     "SELECT value ->> 0, value ->> 1, ?, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 FROM json_each(?)"
 )
 _KINDS = "SELECT key, json_extract(metadata, '$.type'), attributes FROM nodes WHERE graph_id = ?"
+# Without models: a large graph is read while nobody else can write.
+_ALL_NODES = "SELECT key, attributes, metadata FROM nodes WHERE graph_id = ? ORDER BY key"
+_ALL_EDGES = "SELECT key, source_node_key, target_node_key, undirected, attributes, metadata FROM edges WHERE graph_id = ? ORDER BY id"
 Ends = dict[str, tuple[str | None, Any]]
 
 
-def export_rows(graph: Any, rules: Rules | None) -> dict[str, Any]:
+def export_rows(database: Any, graph: Any, rules: Rules | None) -> dict[str, Any]:
     """A stored graph as JSON values; nodes by key, edges as they were added."""
     config: Mapping[str, Any] = rules.config if rules else {"type": "mixed", "multi": True, "allowSelfLoops": True}
-    nodes = Node.select(Node.key, Node.metadata, Node.attributes).where(Node.graph == graph).order_by(Node.key)
-    edges = Edge.select().where(Edge.graph == graph).order_by(Edge.id)
     return {
         "attributes": {
             "name": graph.name,
@@ -49,20 +50,23 @@ def export_rows(graph: Any, rules: Rules | None) -> dict[str, Any]:
         },
         "options": dict(config),
         "nodes": [
-            _with_kind({"key": node["key"], "attributes": node["attributes"]}, node["metadata"]) for node in nodes.dicts()
+            _with_kind({"key": key, "attributes": json.loads(attributes)}, json.loads(metadata))
+            for key, attributes, metadata in database.execute_sql(_ALL_NODES, (graph.id,)).fetchall()
         ],
         "edges": [
             _with_kind(
                 {
-                    **({} if edge["key"] is None else {"key": edge["key"]}),
-                    "source": edge["source_node_key"],
-                    "target": edge["target_node_key"],
-                    "undirected": edge["undirected"],
-                    "attributes": edge["attributes"],
+                    **({} if key is None else {"key": key}),
+                    "source": source,
+                    "target": target,
+                    "undirected": bool(undirected),
+                    "attributes": json.loads(attributes),
                 },
-                edge["metadata"],
+                json.loads(metadata),
             )
-            for edge in edges.dicts()
+            for key, source, target, undirected, attributes, metadata in database.execute_sql(
+                _ALL_EDGES, (graph.id,)
+            ).fetchall()
         ],
     }
 
