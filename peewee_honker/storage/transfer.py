@@ -33,8 +33,10 @@ _EDGES = (
 _KINDS = "SELECT key, json_extract(metadata, '$.type'), attributes FROM nodes WHERE graph_id = ?"
 # Without models: a large graph is read while nobody else can write.
 _ALL_NODES = "SELECT key, attributes, metadata FROM nodes WHERE graph_id = ? ORDER BY key"
-_ALL_EDGES = "SELECT key, source_node_key, target_node_key, undirected, attributes, metadata FROM edges WHERE graph_id = ? ORDER BY id"
-Ends = dict[str, tuple[str | None, Any]]
+_ALL_EDGES = (
+    "SELECT key, source_node_key, target_node_key, undirected, attributes, metadata FROM edges "
+    "WHERE graph_id = ? ORDER BY id"
+)Ends = dict[str, tuple[str | None, Any]]
 
 
 def export_rows(database: Any, graph: Any, rules: Rules | None) -> dict[str, Any]:
