@@ -36,7 +36,8 @@ _ALL_NODES = "SELECT key, attributes, metadata FROM nodes WHERE graph_id = ? ORD
 _ALL_EDGES = (
     "SELECT key, source_node_key, target_node_key, undirected, attributes, metadata FROM edges "
     "WHERE graph_id = ? ORDER BY id"
-)Ends = dict[str, tuple[str | None, Any]]
+)
+Ends = dict[str, tuple[str | None, Any]]
 
 
 def export_rows(database: Any, graph: Any, rules: Rules | None) -> dict[str, Any]:
