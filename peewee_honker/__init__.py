@@ -2,7 +2,15 @@
 
 from peewee_honker.bus import EventBus
 from peewee_honker.database import HonkerDatabase
-from peewee_honker.errors import BufferFullError, EngineClosedError, HonkerError, PayloadError, SharedFileError, TopicError
+from peewee_honker.errors import (
+    BufferFullError,
+    EngineClosedError,
+    HonkerError,
+    PayloadError,
+    SchemaError,
+    SharedFileError,
+    TopicError,
+)
 from peewee_honker.events import Event, Retention
 from peewee_honker.pages import walk
 from peewee_honker.pool import PooledHonkerDatabase
@@ -17,6 +25,7 @@ __all__ = [
     "PayloadError",
     "PooledHonkerDatabase",
     "Retention",
+    "SchemaError",
     "SharedFileError",
     "TopicError",
     "walk",

@@ -4,7 +4,15 @@ What SQLite itself reports reaches the user as Peewee's own exceptions (`peewee.
 `SqliteDatabase`. The classes here are for what only this package can get wrong.
 """
 
-__all__ = ["BufferFullError", "EngineClosedError", "HonkerError", "PayloadError", "SharedFileError", "TopicError"]
+__all__ = [
+    "BufferFullError",
+    "EngineClosedError",
+    "HonkerError",
+    "PayloadError",
+    "SchemaError",
+    "SharedFileError",
+    "TopicError",
+]
 
 
 class HonkerError(Exception):
@@ -37,3 +45,7 @@ class BufferFullError(HonkerError):
     Raised to the consumer, after the items that were still there. The way out is in the message: a larger buffer, or
     another `when_full`.
     """
+
+
+class SchemaError(HonkerError, ValueError):
+    """No schema can be made: a field of a type nobody converts, a key that is not there, an option that says nothing."""

@@ -12,7 +12,6 @@ from peewee import CharField, DateTimeField, DecimalField, IntegerField, TextFie
 from peewee import Model as PlainModel
 
 from peewee_honker import EventBus, PayloadError, TopicError
-from peewee_honker.schemas import row_dumper
 from peewee_honker.signals import Model, in_transaction
 from tests.support import outside
 
@@ -110,7 +109,7 @@ def test_a_receiver_can_have_the_payload_loaded_and_checked(make_bus):
         with bus:
             Parcel.create(at=at, weight=decimal.Decimal("1.50"), private="x")
     event = events[0][0]
-    assert event.payload == row_dumper(Parcel, exclude=["private"])(Parcel(id=1, at=at, weight=decimal.Decimal("1.50")))
+    assert event.payload == {"id": 1, "at": "2026-11-24T01:02:03", "weight": "1.50"}
     assert parcels.load(event) == {"id": 1, "at": at, "weight": decimal.Decimal("1.50")}
     with pytest.raises(marshmallow.ValidationError):
         parcels.load(dataclasses.replace(event, payload={"weight": "heavy"}))

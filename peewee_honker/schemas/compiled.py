@@ -1,256 +1,273 @@
-"""Functions compiled from a schema: the results of its dump and load in a fraction of their time.
+"""Functions that dump and load as a schema does, in a fraction of the time.
 
-    dump = compile_dump(create_select_schema(Order)())
-    dump(order)
-
-`compile_dump` and `compile_load` take schemas without hooks of their own (`pre_load`, `post_dump`, `validates` ...), for a
-hook may do anything. The compiled code knows the common types; a value that it does not know at sight goes to the
-schema itself, so that results and errors are marshmallow's.
+For each key of a schema a line of Python is written that does what marshmallow does for the usual value; the lines are
+compiled once. They only decide the clear cases. Whenever a value is not the usual one, is missing or wrong, the whole object
+goes through the schema itself, so results and errors are marshmallow's, always.
 """
 
 import datetime
-import decimal
-import enum
+import functools
+import inspect
 import math
-import uuid
-from base64 import b64encode
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
+import marshmallow
 import peewee
-from marshmallow import RAISE, Schema, ValidationError, fields, missing, validate
+from marshmallow import Schema, ValidationError, decorators, fields, validate
 
-from peewee_honker.errors import HonkerError
-from peewee_honker.schemas import strict
-from peewee_honker.schemas.base import RowSchema
-from peewee_honker.schemas.factory import create_select_schema
+from ..errors import SchemaError
+from . import strict
+from .constraints import Exactly
+from .convert import Reference
+from .rows import RowSchema
 
-__all__ = ["HookedSchemaError", "compile_dump", "compile_load", "row_dumper"]
+__all__ = ["compile_dump", "compile_load"]
 
-Dump = Callable[[Any], dict[str, Any]]
-Load = Callable[[Any], dict[str, Any]]
-
-_TYPES: dict[str, Any] = {
-    "Decimal": decimal.Decimal,
-    "Enum": enum.Enum,
-    "UUID": uuid.UUID,
-    "b64encode": b64encode,
-    "date": datetime.date,
-    "datetime": datetime.datetime,
-    "is_utf8": strict.is_utf8,
-    "time": datetime.time,
-}
-_ISO_TYPES: dict[type, str] = {strict.DateTime: "datetime", strict.Date: "date", strict.Time: "time"}
-_DUMP_HOOKS = frozenset({"pre_dump", "post_dump"})
-_LOAD_HOOKS = frozenset({"pre_load", "post_load", "validates", "validates_schema"})
-_OVERRIDES = {"dump": ("dump", "_do_dump", "_serialize"), "load": ("load", "_do_load", "_deserialize", "_run_validator")}
+ISO = (None, "iso", "iso8601")
+DUMP_HOOKS = (decorators.PRE_DUMP, decorators.POST_DUMP)
+LOAD_HOOKS = (decorators.PRE_LOAD, decorators.POST_LOAD, decorators.VALIDATES, decorators.VALIDATES_SCHEMA)
+# What a schema or a field may not have of its own, by what is compiled.
+DUMPING = ("dump", "_serialize", "get_attribute"), ("serialize", "get_value")
+LOADING = ("load", "_do_load", "_deserialize"), ("deserialize", "_validate", "_validate_missing", "_validate_all")
 
 
-class HookedSchemaError(HonkerError, TypeError):
-    """A schema with hooks of its own was to be compiled."""
+def compile_dump(schema: Any) -> Callable[..., Any]:
+    """Give a function that dumps as `schema.dump` does: `dump(obj, many=None)`.
 
+        dump = compile_dump(create_select_schema(Order))
+        dump(Order.select().dicts(), many=True)
 
-def row_dumper(model: type[peewee.Model], *, exclude: Iterable[str | peewee.Field] = ()) -> Dump:
-    """A function that dumps an instance, or a `.dicts()` row, of a model as its select schema does.
+    Arguments:
+        schema: a schema, class or instance. What is changed in its fields later is not seen.
 
-    Fields that the instance has not loaded, and those in `exclude`, are left out of the result.
+    It is quick for dicts and for instances of models; other objects go through the schema.
+
+    Raises SchemaError for a schema with hooks, or with fields that have a way of their own.
     """
-    return compile_dump(create_select_schema(model, exclude=exclude)())
+    one = _instance(schema, DUMP_HOOKS, *DUMPING)
+
+    class ByClass(dict[Any, Callable[[Any], Any]]):
+        def __missing__(self, kind: Any) -> Callable[[Any], Any]:
+            if issubclass(kind, peewee.Model) and _plain_model(one, kind):
+                self[kind] = _dump_function(one, kind)
+            else:
+                self[kind] = functools.partial(one.dump, many=False)
+            return self[kind]
+
+    by_class = ByClass({dict: _dump_function(one, None)})
+
+    def dump(obj: Any, *, many: bool | None = None) -> Any:
+        if (one.many if many is None else many) and obj is not None:
+            return [by_class[item.__class__](item) for item in obj]
+        return by_class[obj.__class__](obj)
+
+    return dump
 
 
-def compile_dump(schema: Schema) -> Dump:
-    """A function of one object that gives what `schema.dump(object, many=False)` gives.
+def compile_load(schema: Any) -> Callable[..., Any]:
+    """Give a function that loads as `schema.load` does: `load(data, many=None)`.
 
-    Instances of models (for a schema of this package) and dicts are dumped by compiled code, other objects by the schema.
-    Raises `HookedSchemaError` for a schema with pre_dump or post_dump.
+        load = compile_load(create_insert_schema(Order))
+        Order.create(**load(request.json))
+
+    Arguments and what is raised are those of `compile_dump`; the function raises ValidationError as the schema does.
     """
-    _refuse_hooks(schema, _DUMP_HOOKS, "dump")
-    names: dict[str, Any] = {
-        "slow": lambda obj: schema.dump(obj, many=False),
-        "attribute": schema.get_attribute,
-        "missing": missing,
-        "Model": peewee.Model,
-        **_TYPES,
-    }
-    reading = type(schema).get_attribute
-    if reading not in (RowSchema.get_attribute, Schema.get_attribute) or schema.dict_class is not dict:
-        return cast("Dump", names["slow"])
-    lines = ["def dump(obj):", "    if obj.__class__ is dict: get = obj.get"]
-    if reading is RowSchema.get_attribute:
-        lines.append("    elif isinstance(obj, Model): get = obj.__data__.get")
-    lines += ["    else: return slow(obj)", "    out = {}"]
-    for number, (name, field) in enumerate(schema.dump_fields.items()):
-        key = field.data_key if field.data_key is not None else name
-        source = field.attribute if field.attribute is not None else name
-        known = None if "." in source or _is_altered(field, "serialize", "get_value") else _dumped(field)
-        if known is None:
-            names[f"field{number}"] = field
-            lines.append(f"    v = field{number}.serialize({name!r}, obj, accessor=attribute)")
-            lines.append(f"    if v is not missing: out[{key!r}] = v")
-            continue
-        lines.append(f"    v = get({source!r}, missing)")
-        lines.append(f"    if v is missing:\n        if absent{number}(obj): return slow(obj)")
-        has_default = field.dump_default is not missing
-        names[f"absent{number}"] = _always if has_default else _finder(schema, source)
-        same, test, expression = known
-        if same:
-            lines.append(f"    elif {same}: out[{key!r}] = v")
-        if test:
-            lines.append(f"    elif {test}: out[{key!r}] = {expression}")
-        if same != "True":
-            lines.append("    else: return slow(obj)")
-    lines.append("    return out")
-    return cast("Dump", _compiled(lines, names, "dump"))
+    one = _instance(schema, LOAD_HOOKS, *LOADING)
+    quick = _load_function(one)
+
+    def load(data: Any, *, many: bool | None = None) -> Any:
+        try:
+            if not (one.many if many is None else many):
+                return quick(data)
+            if type(data) is list:
+                return [quick(item) for item in data]
+        except (_Unclear, ValidationError, ValueError):
+            pass
+        return one.load(data, many=many)
+
+    return load
 
 
-def compile_load(schema: Schema) -> Load:
-    """A function of one mapping that gives what `schema.load(mapping, many=False)` gives, and raises what it raises.
-
-    Raises `HookedSchemaError` for a schema with pre_load, post_load, validates or validates_schema. What is not accepted at
-    sight goes to the schema, which words the errors; a converter of your own is then called a second time.
-    """
-    _refuse_hooks(schema, _LOAD_HOOKS, "load")
-    names: dict[str, Any] = {
-        "slow": lambda data: schema.load(data, many=False),
-        "missing": missing,
-        "inf": math.inf,
-        "ValidationError": ValidationError,
-        **_TYPES,
-    }
-    targets = [field.attribute or name for name, field in schema.load_fields.items()]
-    if schema.partial or schema.dict_class is not dict or schema.unknown != RAISE or any("." in one for one in targets):
-        return cast("Load", names["slow"])
-    lines = [
-        "def load(data):",
-        "    if data.__class__ is not dict: return slow(data)",
-        "    out = {}",
-        "    n = 0",
-        "    try:",
-    ]
-    for number, (name, field) in enumerate(schema.load_fields.items()):
-        key = field.data_key if field.data_key is not None else name
-        test, expression = _loaded(field, number, key, names)
-        put = f"out[{targets[number]!r}]"
-        lines.append(f"        v = data.get({key!r}, missing)")
-        if field.required or field.load_default is not missing:
-            lines.append("        if v is missing: return slow(data)")
-        else:
-            lines.append("        if v is missing: pass")
-        if not _is_altered(field, "deserialize"):
-            lines.append(f"        elif v is None: {f'{put} = None; n += 1' if field.allow_none else 'return slow(data)'}")
-        lines.append(f"        elif {test}: {put} = {expression}; n += 1")
-        if test != "True":
-            lines.append("        else: return slow(data)")
-    lines += ["    except (ValidationError, ValueError): return slow(data)"]
-    lines += ["    if n != len(data): return slow(data)", "    return out"]
-    return cast("Load", _compiled(lines, names, "load"))
+class _Unclear(Exception):  # noqa: N818 # a signal inside this module
+    """The compiled function leaves this object to the schema."""
 
 
-def _always(_obj: Any) -> bool:
+def _instance(schema: Any, hooks: tuple[str, ...], own: tuple[str, ...], of_fields: tuple[str, ...]) -> Any:
+    """Give the schema's instance, or raise SchemaError where compiled lines would not do what the schema does."""
+    one: Any = schema() if inspect.isclass(schema) else schema
+    name = type(one).__name__
+    if any(one._hooks.get(hook) for hook in hooks):
+        raise SchemaError(f"{name} has hooks or validators of its own: use the schema itself")
+    plain = (*(getattr(Schema, method) for method in own), RowSchema.get_attribute)
+    if any(getattr(type(one), method) not in plain for method in own) or one.dict_class is not dict:
+        raise SchemaError(f"{name} dumps or loads in a way of its own: use the schema itself")
+    for key, field in one.fields.items():
+        changed = [method for method in of_fields if _method(field, method) is not getattr(fields.Field, method)]
+        if changed and not (changed == ["get_value"] and isinstance(field, Reference)):
+            raise SchemaError(f"{name}.{key} is a {type(field).__name__}, which has a way of its own: use the schema itself")
+        if "." in (field.attribute or key) or not field._CHECK_ATTRIBUTE:
+            raise SchemaError(f"{name}.{key} is not read from one attribute: use the schema itself")
+    return one
+
+
+def _method(field: Any, name: str) -> Any:
+    return inspect.getattr_static(type(field), name)
+
+
+def _kind(field: Any) -> type:
+    """Give the class that says how values are written and read; a reference is what its key is."""
+    return type(field).__bases__[1] if isinstance(field, Reference) else type(field)
+
+
+def _plain_model(schema: Any, model: Any) -> bool:
+    """Whether all keys are plain columns of the model, so that an instance holds them in `__data__`."""
+    if model.__getattribute__ is not object.__getattribute__ or any("__getitem__" in vars(base) for base in model.__mro__):
+        return False
+    for key, field in schema.dump_fields.items():
+        reference = isinstance(field, Reference)
+        accessor = inspect.getattr_static(model, field.reference.name if reference else field.attribute or key, None)
+        if type(accessor) is not peewee.FieldAccessor and not (reference and type(accessor) is peewee.ForeignKeyAccessor):
+            return False
     return True
 
 
-def _finder(schema: Schema, source: str) -> Callable[[Any], bool]:
-    """Whether an object has a value that is not among its stored ones."""
-    return lambda obj: schema.get_attribute(obj, source, missing) is not missing
+class _Code:
+    """Lines of a function, and the objects that they name."""
+
+    def __init__(self, first: str) -> None:
+        self.lines = [first]
+        self.names: dict[str, Any] = {"MISSING": marshmallow.missing, "Unclear": _Unclear, "Model": peewee.Model}
+
+    def name(self, value: Any) -> str:
+        """Give a name for an object; no text of the schema ever becomes code."""
+        found = f"n{len(self.names)}"
+        self.names[found] = value
+        return found
+
+    def add(self, depth: int, line: str) -> None:
+        self.lines.append("    " * depth + line)
+
+    def function(self) -> Any:
+        exec(compile("\n".join(self.lines), "<peewee_honker.schemas.compiled>", "exec"), self.names)  # noqa: S102
+        return self.names["run"]
 
 
-def _is_altered(field: fields.Field[Any], *names: str) -> bool:
-    """Whether a field class has one of these methods of its own, or other things happen around them."""
-    return not field._CHECK_ATTRIBUTE or any(getattr(type(field), name) is not getattr(fields.Field, name) for name in names)
+WRITTEN_AS_IS: dict[Any, str] = {
+    strict.Integer: "int",
+    strict.Float: "float",
+    strict.Text: "str",
+    strict.IPv4: "str",
+    strict.Boolean: "bool",
+}
+WRITTEN_ISO: dict[Any, Any] = {
+    strict.DateTime: datetime.datetime,
+    strict.Date: datetime.date,
+    strict.Time: datetime.time,
+}
 
 
-def _dumped(field: fields.Field[Any]) -> tuple[str, str, str] | None:
-    """When a value is dumped as it is; when it is converted, and how. None for a field that is not known."""
-    kind = type(field)
-    if kind in (strict.Integer, strict.Boolean, strict.JSON, strict.IPv4):
-        return "True", "", ""
+def _dump_function(schema: Any, model: Any) -> Callable[[Any], Any]:
+    code = _Code("def run(obj):")
+    slow = code.name(functools.partial(schema.dump, many=False))
+    code.add(1, "data = obj.__data__" if model is not None else "data = obj")
+    parts = []
+    for number, (key, field) in enumerate(schema.dump_fields.items()):
+        value = f"v{number}"
+        attribute = field.attribute or key
+        source = field.reference.name if model is not None and isinstance(field, Reference) else attribute
+        code.add(1, f"{value} = data.get({code.name(source)}, MISSING)")
+        # A column that was not loaded is left out; of a reference the row behind it may be there instead.
+        related = f" or isinstance({value}, Model)" if isinstance(field, Reference) else ""
+        code.add(1, f"if {value} is MISSING{related}: return {slow}(obj)")
+        parts.append(f"{code.name(field.data_key or key)}: {_written(code, field, attribute, value)}")
+    code.add(1, f"return {{{', '.join(parts)}}}")
+    return code.function()  # type: ignore[no-any-return]  # made just now
+
+
+def _written(code: _Code, field: Any, attribute: str, value: str) -> str:
+    kind = _kind(field)
+    through = f"{code.name(field._serialize)}({value}, {code.name(attribute)}, obj)"
+    if kind in WRITTEN_AS_IS:
+        return f"{value} if {value} is None or type({value}) is {WRITTEN_AS_IS[kind]} else {through}"
+    if kind in WRITTEN_ISO and field.format in ISO:
+        return f"{value}.isoformat() if type({value}) is {code.name(WRITTEN_ISO[kind])} else {through}"
+    return through
+
+
+def _load_function(schema: Any) -> Callable[[Any], Any]:
+    if schema.partial not in (None, True, False):
+        raise SchemaError(f"{type(schema).__name__} names the keys that may be absent (partial): use the schema itself")
+    code = _Code("def run(data):")
+    code.add(1, "if type(data) is not dict: raise Unclear")
+    code.add(1, "known = 0")
+    code.add(1, "out = {}")
+    for key, field in schema.load_fields.items():
+        sent = field.data_key if field.data_key is not None else key
+        code.add(1, f"v = data.get({code.name(sent)}, MISSING)")
+        may_be_absent = schema.partial is True or (not field.required and field.load_default is marshmallow.missing)
+        code.add(1, "if v is not MISSING:")
+        code.add(2, "known += 1")
+        _read(code, schema, field, sent)
+        code.add(2, f"out[{code.name(field.attribute or key)}] = v")
+        if not may_be_absent:
+            code.add(1, "else: raise Unclear")
+    if schema.unknown != marshmallow.EXCLUDE:
+        code.add(1, "if known != len(data): raise Unclear")
+    code.add(1, "return out")
+    return code.function()  # type: ignore[no-any-return]  # made just now
+
+
+def _read(code: _Code, schema: Any, field: Any, sent: str) -> None:
+    """Write the lines that load the value `v` of one key, or leave the object to the schema."""
+    hooked = getattr(field, "pre_load", ()) or getattr(field, "post_load", ())  # marshmallow 4.0 does not have them
+    condition = None if hooked else _clear(code, field)
+    if condition is None:
+        partial = {} if schema.partial is None else {"partial": schema.partial}
+        code.add(2, f"v = {code.name(functools.partial(field.deserialize, **partial))}(v, {code.name(sent)}, data)")
+        return
+    code.add(2, "if v is not None:" if field.allow_none else "if v is None: raise Unclear")
+    depth = 3 if field.allow_none else 2
+    test, conversion = condition
+    code.add(depth, f"if {test}:")
+    code.add(depth + 1, conversion or "pass")
+    code.add(depth, f"else: v = {code.name(field._deserialize)}(v, {code.name(sent)}, data)")
+    for check in field.validators:
+        code.add(depth, _checked(code, check))
+
+
+def _clear(code: _Code, field: Any) -> tuple[str, str] | None:
+    """Give the test of the usual value of a field, and the line that makes the loaded value of it; None for other fields."""
+    kind = _kind(field)
+    if kind is strict.Integer:
+        return "type(v) is int", ""
     if kind is strict.Float:
-        return "v is None or v.__class__ is float or v.__class__ is int", "", ""
-    if kind is strict.Text:
-        return "v is None or v.__class__ is str", "", ""
-    if kind is strict.EnumValue:
-        return "v is None", "isinstance(v, Enum)", "v.value"
-    if kind is strict.Decimal:
-        return "v is None", "v.__class__ is Decimal", "format(v, 'f')"
-    if kind is strict.UUID:
-        return "v is None", "v.__class__ is UUID", "str(v)"
-    if kind is strict.Base64:
-        return "v is None", "v.__class__ is bytes", "b64encode(v).decode()"
-    if isinstance(field, (strict.DateTime, strict.Date, strict.Time)) and field.is_iso():
-        name = _ISO_TYPES.get(kind)
-        if name is not None:
-            return "v is None or v.__class__ is str", f"v.__class__ is {name}", "v.isoformat()"
-    return None
-
-
-def _loaded(field: fields.Field[Any], number: int, key: str, names: dict[str, Any]) -> tuple[str, str]:
-    """When a value is accepted at sight, and what it becomes."""
-    name = f"field{number}"
-    names[name] = field
-    known = None if field.pre_load or field.post_load or _is_altered(field, "deserialize") else _known(field, name, names)
-    if known is None:
-        return "True", f"{name}.deserialize(v, {key!r}, data)"
-    test, expression = known
-    for place, validator in enumerate(field.validators):
-        if type(validator) is validate.Range and expression == "v":
-            test += _range(validator, f"{name}_{place}", names)
-        else:
-            names[f"{name}_validate"] = field._validate
-            names["validated"] = _validated
-            return test, f"validated({name}_validate, {expression})"
-    return test, expression
-
-
-def _known(field: fields.Field[Any], name: str, names: dict[str, Any]) -> tuple[str, str] | None:
-    kind = type(field)
-    if isinstance(field, strict.Integer) and kind is strict.Integer:
-        return f"v.__class__ is int and {field.minimum} <= v <= {field.maximum}", "v"
+        return f"type(v) is float and -{code.name(math.inf)} < v < {code.name(math.inf)}", ""
     if kind is strict.Boolean:
-        return "(v is True or v is False)", "v"
-    if kind is strict.Float:
-        return "v.__class__ is float and -inf < v < inf", "v"
-    if isinstance(field, strict.Text) and kind is strict.Text:
-        short = "" if field.max_length is None else f" and len(v) <= {field.max_length}"
-        return f"v.__class__ is str{short} and (v.isascii() or is_utf8(v))", "v"
-    if isinstance(field, strict.Decimal) and kind is strict.Decimal:
-        names[f"{name}_matches"] = field.matches
-        return f"v.__class__ is str and {name}_matches(v)", "Decimal(v)"
-    if isinstance(field, (strict.DateTime, strict.Date, strict.Time)) and field.is_iso():
-        read = _ISO_TYPES.get(kind)
-        if read is not None:
-            names[f"{name}_matches"] = field.matches
-            return f"v.__class__ is str and {name}_matches(v)", f"{read}.fromisoformat(v)"
+        return "v is True or v is False", ""
+    if kind is strict.Text:
+        return "type(v) is str and v.isascii()", ""
+    if kind in WRITTEN_ISO and field.format in ISO:
+        read = code.name(WRITTEN_ISO[kind].fromisoformat)
+        return f"type(v) is str and {code.name(field.iso.fullmatch)}(v)", f"v = {read}(v)"
     return None
 
 
-def _range(validator: validate.Range, name: str, names: dict[str, Any]) -> str:
-    text = ""
-    if validator.min is not None:
-        names[f"{name}_min"] = validator.min
-        text += f" and v {'>=' if validator.min_inclusive else '>'} {name}_min"
-    if validator.max is not None:
-        names[f"{name}_max"] = validator.max
-        text += f" and v {'<=' if validator.max_inclusive else '<'} {name}_max"
-    return text
-
-
-def _validated(check: Callable[[Any], None], value: Any) -> Any:
-    check(value)
-    return value
-
-
-def _compiled(lines: list[str], names: dict[str, Any], name: str) -> Any:
-    # Only reprs of names and numbers stand in the text; values and functions come by `names`.
-    exec("\n".join(lines), names)  # noqa: S102  # as dataclasses does: the point of this module
-    return names[name]
-
-
-def _refuse_hooks(schema: Schema, hooks: frozenset[str], direction: str) -> None:
-    found = [name for hook in hooks for name, *_ in schema._hooks.get(hook, ())]
-    found += [name for name in _OVERRIDES[direction] if getattr(type(schema), name, None) is not getattr(Schema, name, None)]
-    if found:
-        raise HookedSchemaError(
-            f"{type(schema).__name__} has a {direction} of its own ({', '.join(sorted(found))}), which cannot be compiled: "
-            f"use schema.{direction}()"
-        )
+def _checked(code: _Code, check: Any) -> str:
+    """Write the line for one validator. Those of marshmallow's whose meaning is plain are written out, others are called."""
+    tests = []
+    if type(check) is validate.Range:
+        if check.min is not None:
+            tests.append(f"v {'<' if check.min_inclusive else '<='} {code.name(check.min)}")
+        if check.max is not None:
+            tests.append(f"v {'>' if check.max_inclusive else '>='} {code.name(check.max)}")
+    elif type(check) is validate.Length and check.equal is None:
+        if check.min is not None:
+            tests.append(f"len(v) < {code.name(check.min)}")
+        if check.max is not None:
+            tests.append(f"len(v) > {code.name(check.max)}")
+    elif type(check) in (validate.OneOf, Exactly):
+        tests.append(f"v not in {code.name(check.choices)}")
+    else:
+        return f"{code.name(check)}(v)"
+    return f"if {' or '.join(tests)}: raise Unclear" if tests else "pass"

@@ -1,167 +1,240 @@
-"""CHECK constraints that can be read: ranges of numbers, lists of values, lengths of text, joined by AND.
+"""What the SQL constraints of a column say that a schema can say too.
 
-`checks_of(field)` gives marshmallow validators. A constraint of any other form is left to the database: reading one
-wrongly would refuse what the database takes.
+Peewee keeps a constraint as SQL text. Simple ones are read: comparisons with a number, BETWEEN, IN with a list of literals,
+the length of a text, and several of those joined by AND. Whatever else a constraint says is left to the database, which
+judges last anyway; nothing is guessed.
 """
 
+import decimal
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import peewee
-from marshmallow import ValidationError, validate
+from marshmallow import fields, validate
 
-__all__ = ["TextLength", "checks_of", "has_server_default", "is_generated"]
+from .strict import Text
 
-_NUMBER = r"[-+]?\d+(?:\.\d+)?"
-_OPERATOR = r"<=|>=|<|>"
-_NAME = r"(?:\"[^\"]+\"|`[^`]+`|\[[^\]]+\]|\w+)"
-_COLUMN = rf"(?P<length>length\s*\(\s*)?(?:{_NAME}\s*\.\s*)?(?P<column>{_NAME})(?(length)\s*\))"
-_LITERAL = rf"(?:'(?:[^']|'')*'|{_NUMBER})"
-_COMPARED = re.compile(rf"{_COLUMN}\s*(?P<operator>{_OPERATOR})\s*(?P<number>{_NUMBER})", re.IGNORECASE)
-_TURNED = re.compile(rf"(?P<number>{_NUMBER})\s*(?P<operator>{_OPERATOR})\s*{_COLUMN}", re.IGNORECASE)
-_BETWEEN = re.compile(rf"{_COLUMN}\s+BETWEEN\s+(?P<low>{_NUMBER})\s+AND\s+(?P<high>{_NUMBER})", re.IGNORECASE)
-_IN = re.compile(rf"{_COLUMN}\s+IN\s*\(\s*(?P<values>{_LITERAL}(?:\s*,\s*{_LITERAL})*)\s*\)", re.IGNORECASE)
-_TURN = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
-_GENERATED = re.compile(r"^\s*(GENERATED\s+ALWAYS\s+)?AS\s*(\(|IDENTITY)|GENERATED\s+ALWAYS\s+AS", re.IGNORECASE)
-_DEFAULT = re.compile(r"^\s*DEFAULT\b", re.IGNORECASE)
+__all__ = ["Exactly", "Length", "checks", "fits", "has_server_default", "is_generated"]
 
-_Numeric = (peewee.IntegerField, peewee.FloatField, peewee.DecimalField)
-_NotNumbers = (peewee.TimestampField, peewee.IPField)
+LITERAL = r"-?\d+(?:\.\d+)?|'(?:[^']|'')*'"
+TOKEN = re.compile(
+    rf"\s*(?:(?P<literal>{LITERAL})|(?P<name>\"(?:[^\"]|\"\")+\"|`[^`]+`|\[[^\]]+\]|[A-Za-z_]\w*)"
+    r"|(?P<sign><=|>=|<>|!=|==|[<>=(),]))"
+)
+MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "==": "=="}
+GENERATED = re.compile(r"^\s*(GENERATED\s+ALWAYS\s+)?AS\s*(\(|IDENTITY)", re.IGNORECASE)
+DEFAULT = re.compile(r"^\s*(CONSTRAINT\s+\S+\s+)?DEFAULT\b", re.IGNORECASE)
+CHECK = re.compile(
+    r"^\s*(?:CONSTRAINT\s+(?:\"[^\"]+\"|\S+)\s+)?CHECK\s*\((?P<condition>.*)\)\s*$", re.IGNORECASE | re.DOTALL
+)
 
 
-class TextLength(validate.Length):
-    """A length as SQLite's `length()` counts it: to the first NUL, which is refused for that reason."""
+def is_generated(field: "peewee.Field[Any]") -> bool:
+    """Whether the database computes the column, so that nothing can be written to it."""
+    if "GENERATED ALWAYS" in str(field.field_type).upper():
+        return True
+    return any(GENERATED.match(text) for text in _texts(field.constraints))
+
+
+def has_server_default(field: "peewee.Field[Any]") -> bool:
+    """Whether the database has a value of its own for the column (`DEFAULT`, a sequence)."""
+    return bool(field.sequence) or any(DEFAULT.match(text) for text in _texts(field.constraints))
+
+
+def checks(field: "peewee.Field[Any]") -> list[Callable[[Any], Any]]:
+    """Give validators for what the CHECK constraints of a bound field's column and of its table say about it.
+
+    Only constraints whose condition is read as a whole count: of `a > 0 AND b > a`, nothing is taken for `a`, as the
+    reader might have misread the part that it does not know.
+    """
+    texts = _texts(field.constraints)
+    model = getattr(field, "model", None)
+    if model is not None:
+        texts += _texts(model._meta.constraints)
+    found: list[Callable[[Any], Any]] = []
+    for text in texts:
+        match = CHECK.match(text)
+        if match:
+            found += _Reader(match["condition"], str(field.column_name)).validators()
+    return found
+
+
+def fits(check: Callable[[Any], Any], made: fields.Field[Any], field: "peewee.Field[Any]") -> bool:
+    """Whether a check of a column means the same for the values of the schema's field."""
+    if isinstance(made, fields.Number):
+        if isinstance(check, Exactly):
+            return not any(isinstance(choice, str) for choice in check.choices)
+        return isinstance(check, validate.Range)
+    if not isinstance(made, Text):
+        return False
+    if isinstance(check, Exactly):
+        return not field.collation and all(isinstance(choice, str) for choice in check.choices)
+    return isinstance(check, Length)
+
+
+def _texts(constraints: Any) -> list[str]:
+    return [text for text in map(_text, constraints or ()) if text is not None]
+
+
+def _text(node: Any) -> str | None:
+    """Give a constraint as SQL, or None for one with parameters, which no table's definition can have."""
+    context: Any = peewee.Context()
+    sql, params = context.sql(node).query()
+    return None if params else str(sql)
+
+
+class Exactly(validate.OneOf):
+    """One of the values of a CHECK. Compared as the database does: 1 and 1.0 are the same, 1 and '1' are not."""
+
+
+class _Unread(Exception):  # noqa: N818 # a signal inside this module
+    """The condition has a part that this reader does not know."""
+
+
+class _Reader:
+    """Reads one condition, for one column."""
+
+    def __init__(self, condition: str, column: str) -> None:
+        self.column = column.lower()
+        self.tokens = list(self._split(condition))
+        self.place = 0
+
+    def _split(self, text: str) -> Iterator[tuple[str, str]]:
+        place = 0
+        text = text.strip()
+        while place < len(text):
+            match = TOKEN.match(text, place)
+            if not match or match.lastgroup is None:
+                yield "unknown", text[place:]
+                return
+            yield match.lastgroup, match[match.lastgroup]
+            place = match.end()
+
+    def validators(self) -> list[Callable[[Any], Any]]:
+        try:
+            found = self._conjunction()
+            if self.place != len(self.tokens):
+                return []
+        except _Unread:
+            return []
+        return found
+
+    def _conjunction(self) -> list[Callable[[Any], Any]]:
+        found = self._term()
+        while self._word() == "and":
+            self.place += 1
+            found += self._term()
+        return found
+
+    def _term(self) -> list[Callable[[Any], Any]]:
+        if self._peek() == ("sign", "("):
+            self.place += 1
+            found = self._conjunction()
+            self._expect(")")
+            return found
+        if self._peek()[0] == "literal":
+            value = self._literal()
+            sign = self._sign()
+            return self._compare(self._subject(), MIRRORED[sign], value)
+        subject = self._subject()
+        word = self._word()
+        if word == "between":
+            self.place += 1
+            low = self._literal()
+            if self._word() != "and":
+                raise _Unread
+            self.place += 1
+            return self._range(subject, low, self._literal())
+        if word == "in":
+            self.place += 1
+            return self._list(subject)
+        sign = self._sign()
+        return self._compare(subject, sign, self._literal())
+
+    def _subject(self) -> str:
+        """Read the column ("value") or the length of it ("length")."""
+        kind, name = self._take()
+        if kind != "name":
+            raise _Unread
+        if name.lower() in ("length", "char_length") and self._peek() == ("sign", "("):
+            self.place += 1
+            if self._subject() != "value":
+                raise _Unread
+            self._expect(")")
+            return "length"
+        bare = name[1:-1] if name[0] in '"`[' else name
+        if bare.lower() != self.column:
+            raise _Unread
+        return "value"
+
+    def _list(self, subject: str) -> list[Callable[[Any], Any]]:
+        self._expect("(")
+        values = [self._literal()]
+        while self._peek() == ("sign", ","):
+            self.place += 1
+            values.append(self._literal())
+        self._expect(")")
+        if subject != "value":
+            raise _Unread
+        return [Exactly(values)]
+
+    def _compare(self, subject: str, sign: str, value: Any) -> list[Callable[[Any], Any]]:
+        if sign in ("=", "=="):
+            if subject == "value":
+                return [Exactly([value])]
+            return self._range(subject, value, value)
+        if sign.startswith(">"):
+            return self._range(subject, value, None, low_included="=" in sign)
+        return self._range(subject, None, value, high_included="=" in sign)
+
+    def _range(
+        self, subject: str, low: Any, high: Any, low_included: bool = True, high_included: bool = True
+    ) -> list[Callable[[Any], Any]]:
+        if isinstance(low, str) or isinstance(high, str):
+            raise _Unread  # the order of texts is the collation's affair
+        if subject == "value":
+            return [validate.Range(low, high, min_inclusive=low_included, max_inclusive=high_included)]
+        if isinstance(low, decimal.Decimal) or isinstance(high, decimal.Decimal):
+            raise _Unread
+        least = low if low is None or low_included else low + 1
+        most = high if high is None or high_included else high - 1
+        return [Length(least, most)]
+
+    def _peek(self) -> tuple[str, str]:
+        return self.tokens[self.place] if self.place < len(self.tokens) else ("end", "")
+
+    def _take(self) -> tuple[str, str]:
+        token = self._peek()
+        self.place += 1
+        return token
+
+    def _word(self) -> str:
+        kind, text = self._peek()
+        return text.lower() if kind == "name" else ""
+
+    def _sign(self) -> str:
+        kind, text = self._take()
+        if kind != "sign" or text not in MIRRORED:
+            raise _Unread
+        return text
+
+    def _literal(self) -> Any:
+        kind, text = self._take()
+        if kind != "literal":
+            raise _Unread
+        if text.startswith("'"):
+            return text[1:-1].replace("''", "'")
+        return decimal.Decimal(text) if "." in text else int(text)
+
+    def _expect(self, sign: str) -> None:
+        if self._take() != ("sign", sign):
+            raise _Unread
+
+
+class Length(validate.Length):
+    """The length of a text as SQLite counts it: up to the first NUL character."""
 
     def __call__(self, value: Any) -> Any:
-        if "\0" in value:
-            raise ValidationError("May not contain NUL characters.")
-        return super().__call__(value)
-
-
-def is_generated(field: peewee.Field) -> bool:
-    """Whether the database computes the column, so that nobody may write it."""
-    always = isinstance(field, peewee.IdentityField) and "ALWAYS" in field.field_type
-    return always or any(_GENERATED.search(text) for text in _texts(field.constraints))
-
-
-def has_server_default(field: peewee.Field) -> bool:
-    """Whether the database fills the column when an INSERT leaves it out."""
-    return bool(field.sequence) or any(_DEFAULT.match(text) for text in _texts(field.constraints))
-
-
-def checks_of(field: peewee.Field) -> list[validate.Validator]:
-    """Validators for the CHECKs, of the field and of its model, that speak of this field's column alone."""
-    constraints = [*(field.constraints or ()), *(field.model._meta.constraints or ())]
-    found = (validator for text in _texts(constraints) for part in _parts(text) if (validator := _read(part, field)))
-    return list(found)
-
-
-def _texts(constraints: Any) -> Iterator[str]:
-    for constraint in constraints or ():
-        for node in constraint.nodes if isinstance(constraint, peewee.NodeList) else (constraint,):
-            if isinstance(node, str):
-                yield node
-            elif isinstance(node, peewee.SQL) and not node.params:
-                yield node.sql
-
-
-def _parts(text: str) -> list[str]:
-    """The conditions that a CHECK joins by AND; none if it holds anything that is not such a list."""
-    found = re.match(r"\s*(?:CONSTRAINT\s+\S+\s+)?CHECK\s*(\(.*\))\s*$", text, re.IGNORECASE | re.DOTALL)
-    return _split(found[1].strip()) if found else []
-
-
-def _split(condition: str) -> list[str]:
-    condition = _unwrapped(condition)
-    parts, depth, quoted, start, between = [], 0, "", 0, False
-    for token in re.finditer(r"'|\"|\(|\)|\bBETWEEN\b|\bAND\b|\bOR\b", condition, re.IGNORECASE):
-        word = token[0].upper()
-        if quoted or word in "'\"":
-            quoted = "" if word == quoted else quoted or word
-        elif word in "()":
-            depth += 1 if word == "(" else -1
-        elif depth:
-            continue
-        elif word == "OR":
-            return []
-        elif word == "BETWEEN":
-            between = True
-        elif between:
-            between = False
-        else:
-            parts.append(condition[start : token.start()])
-            start = token.end()
-    parts.append(condition[start:])
-    return parts if len(parts) == 1 else [piece for part in parts for piece in _split(part)]
-
-
-def _unwrapped(condition: str) -> str:
-    """Without the parentheses that enclose all of it."""
-    condition = condition.strip()
-    while condition.startswith("(") and condition.endswith(")"):
-        depth = 0
-        for place, character in enumerate(condition):
-            depth += (character == "(") - (character == ")")
-            if not depth and place < len(condition) - 1:
-                return condition
-        condition = condition[1:-1].strip()
-    return condition
-
-
-def _read(condition: str, field: peewee.Field) -> validate.Validator | None:
-    for pattern in (_COMPARED, _TURNED, _BETWEEN, _IN):
-        if (found := pattern.fullmatch(condition.strip())) and found["column"].strip('"`[]').lower() == (
-            field.column_name.lower()
-        ):
-            return _validator(found, field)
-    return None
-
-
-def _validator(found: re.Match[str], field: peewee.Field) -> validate.Validator | None:
-    groups = found.groupdict()
-    if groups.get("values"):
-        return None if groups["length"] else _one_of(groups["values"], field)
-    if groups.get("low"):
-        low, high = _number(groups["low"]), _number(groups["high"])
-        return _bounds(groups, field, minimum=low, maximum=high)
-    operator = groups["operator"] if found.re is _COMPARED else _TURN[groups["operator"]]
-    number = _number(groups["number"])
-    inclusive = "=" in operator
-    if ">" in operator:
-        return _bounds(groups, field, minimum=number, min_inclusive=inclusive)
-    return _bounds(groups, field, maximum=number, max_inclusive=inclusive)
-
-
-def _bounds(
-    groups: dict[str, Any],
-    field: peewee.Field,
-    minimum: int | float | None = None,
-    maximum: int | float | None = None,
-    min_inclusive: bool = True,
-    max_inclusive: bool = True,
-) -> validate.Validator | None:
-    if groups["length"]:
-        if not isinstance(field, peewee._StringField) or isinstance(minimum, float) or isinstance(maximum, float):
-            return None
-        least = None if minimum is None else minimum if min_inclusive else minimum + 1
-        most = None if maximum is None else maximum if max_inclusive else maximum - 1
-        return TextLength(min=least, max=most)
-    if not isinstance(field, _Numeric) or isinstance(field, _NotNumbers):
-        return None
-    return validate.Range(min=minimum, max=maximum, min_inclusive=min_inclusive, max_inclusive=max_inclusive)
-
-
-def _one_of(literals: str, field: peewee.Field) -> validate.Validator | None:
-    values: list[Any] = [
-        literal[1:-1].replace("''", "'") if literal.startswith("'") else _number(literal)
-        for literal in re.findall(_LITERAL, literals)
-    ]
-    kind = str if isinstance(field, peewee._StringField) else int if isinstance(field, peewee.IntegerField) else None
-    if kind is None or isinstance(field, _NotNumbers) or not all(type(value) is kind for value in values):
-        return None
-    return validate.OneOf(values)
-
-
-def _number(text: str) -> int | float:
-    return float(text) if "." in text else int(text)
+        super().__call__(value.partition("\0")[0])
+        return value

@@ -1,130 +1,219 @@
-"""The contract written down: JSON Schema (2020-12) and OpenAPI 3.1 components from marshmallow schemas.
+"""The contract of a schema written out: JSON Schema 2020-12, and components of OpenAPI 3.1.
 
-It is made with apispec, which the extra `openapi` installs: `pip install peewee-honker[openapi]`.
+Needs apispec (`pip install peewee-honker[openapi]`), which knows marshmallow's fields; here stands what it cannot know of
+the strict ones. Works for any marshmallow schema.
+
+What a schema loads, its contract accepts. The contract says a little less than the schema where JSON Schema has no word for
+it: days that are in no calendar, the digits of a decimal, validators that are functions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from marshmallow import RAISE, Schema, fields
+import marshmallow
+from marshmallow import fields, validate
 
-from peewee_honker.errors import HonkerError
+try:
+    import apispec
+    from apispec.ext import marshmallow as plugin
+    from apispec.ext.marshmallow import common
+    from apispec.ext.marshmallow.openapi import OpenAPIConverter
+except ImportError as error:  # pragma: no cover
+    raise ImportError("the contract of a schema is written by apispec: pip install 'peewee-honker[openapi]'") from error
 
-__all__ = ["ContractError", "json_schema", "openapi_components"]
+from . import strict
+from .relations import Related
 
-Direction = Literal["load", "dump", "both"]
+__all__ = ["json_schema", "openapi_components"]
 
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_LOWER = ("minimum", "exclusiveMinimum", "minLength")
-_UPPER = ("maximum", "exclusiveMaximum", "maxLength")
-
-
-class ContractError(HonkerError):
-    """apispec, which writes contracts, is not installed."""
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+COMPONENTS = "#/components/schemas/"
 
 
-def json_schema(schema: Schema | type[Schema], *, direction: Direction = "both") -> dict[str, Any]:
-    """The JSON Schema (2020-12) of a marshmallow schema.
+def openapi_components(*schemas: Any) -> dict[str, Any]:
+    """Give schemas as the `components` of an OpenAPI 3.1 document.
 
-    `direction` "load" describes what the schema loads, without its dump_only keys; "dump" what it dumps, without its
-    load_only keys; "both" has them all, marked readOnly and writeOnly. Nested schemas come under `$defs`.
+        document = {"openapi": "3.1.0", "info": ..., "paths": ..., "components": openapi_components(OrderIn, OrderOut)}
+
+    Arguments:
+        schemas: marshmallow schemas, classes or instances. Schemas nested in them come too.
+
+    Returns: {"schemas": {name: schema}}. A schema is called as its class, without "Schema" at the end; a second one of the
+    name gets a number. Keys that are only loaded or only dumped are marked writeOnly and readOnly.
     """
-    instance = schema() if isinstance(schema, type) else schema
-    spec = _spec("contract", "1", direction)
-    name = type(instance).__name__
-    spec.components.schema(name, schema=instance)
-    definitions: dict[str, Any] = spec.to_dict()["components"]["schemas"]
-    top = definitions.pop(name)
-    written = {"$schema": _DIALECT, "title": name, **top}
-    if definitions:
-        written["$defs"] = definitions
-    return _moved(written, f"#/components/schemas/{name}", "#/components/schemas/", "#/$defs/")  # type: ignore[no-any-return]  # a dict gives a dict
+    spec, add = _spec()
+    for schema in schemas:
+        add(schema)
+    components: dict[str, Any] = spec.to_dict().get("components", {})
+    return {"schemas": dict(components.get("schemas", {}))}
 
 
-def openapi_components(
-    schemas: Mapping[str, Schema | type[Schema]], *, title: str = "API", version: str = "1", direction: Direction = "both"
-) -> dict[str, Any]:
-    """An OpenAPI 3.1 document with these schemas, by name, as its components."""
-    spec = _spec(title, version, direction)
-    for name, schema in schemas.items():
-        spec.components.schema(name, schema=schema() if isinstance(schema, type) else schema)
-    written: dict[str, Any] = spec.to_dict()
-    return written
+def json_schema(schema: Any, direction: Literal["load", "dump"] = "load") -> dict[str, Any]:
+    """Give a schema as JSON Schema, draft 2020-12.
+
+    Arguments:
+        schema: a marshmallow schema, class or instance; with `many=True` the contract is that of a list.
+        direction: "load" for what may be sent to it, "dump" for what it writes of a whole row. Keys that are only for the
+            other direction are left out; nothing that is dumped is absent.
+    """
+    spec, add = _spec()
+    root = add(schema)
+    found: dict[str, Any] = spec.to_dict()["components"]["schemas"]
+    written = {name: _directed(_moved(body), direction) for name, body in found.items()}
+    whole: dict[str, Any] = {"$schema": DIALECT}
+    if common.resolve_schema_instance(schema).many:
+        whole |= {"type": "array", "items": {"$ref": f"#/$defs/{root}"}}
+    else:
+        own = written[root]
+        if f"#/$defs/{root}" not in set(_references(list(written.values()))):
+            del written[root]
+        whole |= {"title": root, **own}
+    return whole | ({"$defs": written} if written else {})
 
 
-def _spec(title: str, version: str, direction: Direction) -> Any:
-    try:
-        from apispec import APISpec
-        from apispec.ext.marshmallow import MarshmallowPlugin
-        from apispec.ext.marshmallow.openapi import OpenAPIConverter
-    except ImportError as error:
-        raise ContractError("contracts are written by apispec: pip install 'peewee-honker[openapi]'") from error
+class _Converter(OpenAPIConverter):
+    """apispec's converter, with what the strict fields say and whether other keys are taken."""
 
-    class DirectedConverter(OpenAPIConverter):
-        def schema2jsonschema(self, schema: Any) -> Any:
-            written = super().schema2jsonschema(schema)  # type: ignore[no-untyped-call]  # apispec's
-            shown = schema.load_fields if direction == "load" else schema.dump_fields
-            if direction != "both":
-                keys = {field.data_key or name for name, field in shown.items()}
-                written["properties"] = {key: one for key, one in written["properties"].items() if key in keys}
-                written["required"] = [key for key in written.get("required", ()) if key in keys]
-                if not written["required"]:
-                    del written["required"]
-            if schema.unknown == RAISE:
-                written["additionalProperties"] = False
-            return written
+    def init_attribute_functions(self) -> None:
+        super().init_attribute_functions()  # type: ignore[no-untyped-call]  # apispec's
+        self.attribute_functions += [self.related2properties, _form]
 
-    class Plugin(MarshmallowPlugin):
-        Converter = DirectedConverter
+    def related2properties(self, field: fields.Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
+        """Say what key a Related takes: that of its one column, or an object of several."""
+        if not isinstance(field, Related):
+            return {}
+        parts = {name: self.field2property(part) for name, part in field.by.items()}
+        if len(parts) == 1:
+            found: dict[str, Any] = next(iter(parts.values()))
+        else:
+            found = {"type": "object", "properties": parts, "required": list(parts)}
+        kinds = found.get("type")
+        if field.allow_none and isinstance(kinds, str):
+            found["type"] = [kinds, "null"]
+        return found
 
-    plugin = Plugin(schema_name_resolver=_name_of)
-    spec = APISpec(title=title, version=version, openapi_version="3.1.0", plugins=[plugin])
-    plugin.converter.add_attribute_function(_form_of)  # type: ignore[union-attr]  # APISpec has just made it
-    return spec
+    def schema2jsonschema(self, schema: Any) -> dict[str, Any]:
+        found: dict[str, Any] = super().schema2jsonschema(schema)  # type: ignore[no-untyped-call]  # apispec's
+        found["additionalProperties"] = common.resolve_schema_instance(schema).unknown != marshmallow.RAISE
+        return found
 
 
-def _name_of(schema: Any) -> str:
-    if isinstance(schema, str):
-        return schema.rpartition(".")[2]
-    return str((schema if isinstance(schema, type) else type(schema)).__name__)
+class _Plugin(plugin.MarshmallowPlugin):
+    Converter = _Converter
 
 
-def _form_of(_converter: Any, field: fields.Field[Any], *, ret: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """What a field says of its own JSON form, joined with what apispec has read from its validators."""
-    if not hasattr(field, "json_schema"):
-        return {}
-    form: dict[str, Any] = field.json_schema()
-    for key in ("type", "format"):
-        ret.pop(key, None)
-    for key in _LOWER:
-        if key in ret and key in form:
-            form[key] = max(ret[key], form[key])
-    for key in _UPPER:
-        if key in ret and key in form:
-            form[key] = min(ret[key], form[key])
-    if field.allow_none:
-        _allow_null(form)
-    return form
+def _spec() -> tuple[apispec.APISpec, Callable[[Any], str]]:
+    """Give a fresh document, and what adds a schema to it and tells its name."""
+
+    def name_of(schema: Any) -> str:
+        base = type(common.resolve_schema_instance(schema)).__name__
+        base = base.removesuffix("Schema") or base
+        name, number = base, 2
+        while name in spec.components.schemas:
+            name, number = f"{base}{number}", number + 1
+        return name
+
+    made = _Plugin(schema_name_resolver=name_of)
+    spec = apispec.APISpec("", "", "3.1.0", plugins=[made])
+
+    def add(schema: Any) -> str:
+        one = common.resolve_schema_instance(schema)
+        assert made.converter is not None  # noqa: S101 # APISpec has made it
+        key = common.make_schema_key(one)
+        if key not in made.converter.refs:
+            spec.components.schema(name_of(one), schema=one)
+        return str(made.converter.refs[key])
+
+    return spec, add
 
 
-def _allow_null(form: dict[str, Any]) -> None:
-    if "anyOf" in form:
-        form["anyOf"] = [*form["anyOf"], {"type": "null"}]
-    elif "type" in form:
-        form["type"] = [*([form["type"]] if isinstance(form["type"], str) else form["type"]), "null"]
-    elif "enum" in form:
-        form["enum"] = [*form["enum"], None]
+def _form(field: fields.Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
+    """Say what apispec cannot know of a field; it calls this last, with what it found itself."""
+    for extra in ("x-minimum", "x-maximum"):
+        ret.pop(extra, None)
+    found = dict(_pattern(field, ret))
+    if isinstance(field, (fields.Integer, fields.Float)):
+        found |= _bounds(field, ret)
+    if isinstance(field, fields.Nested) and field.many and "$ref" in ret:  # marshmallow 4.0 tells it to classes only
+        found |= {"type": "array", "items": {"$ref": ret.pop("$ref")}}
+    if "enum" in ret:
+        found["enum"] = [_plain(field, value) for value in ret["enum"]]
+    return found
 
 
-def _moved(written: Any, top: str, old: str, new: str) -> Any:
-    """The references of OpenAPI as those of a JSON Schema that stands alone."""
-    if isinstance(written, dict):
+def _pattern(field: fields.Field[Any], ret: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    if isinstance(field, strict.Decimal):
+        yield "type", ["string", "null"] if field.allow_none else "string"
+        yield "pattern", _whole(strict.NUMBER.pattern)
+    elif isinstance(field, strict.Blob):
+        yield "contentEncoding", "base64"
+        yield "pattern", _whole(strict.BASE64.pattern)
+    elif isinstance(field, strict.IPv4):
+        yield "format", "ipv4"
+    elif isinstance(field, strict.Json) and not field.allow_none:
+        yield "type", ["object", "array", "string", "number", "boolean"]
+    elif isinstance(field, (strict.Date, strict.DateTime, strict.Time)) and field.format in (None, "iso", "iso8601"):
+        # The format "date-time" has an offset always, a column of SQLite may have none.
+        if field.also or not isinstance(field, strict.Date):
+            ret.pop("format", None)
+        if not field.also:
+            yield "pattern", _whole(field.iso.pattern)
+
+
+def _whole(pattern: str) -> str:
+    return f"^(?:{pattern})$"
+
+
+def _plain(field: fields.Field[Any], value: Any) -> Any:
+    return value if isinstance(value, (str, int, float, bool, type(None))) else field._serialize(value, None, None)
+
+
+def _bounds(field: fields.Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
+    """Give the narrowest bounds of all ranges. apispec rounds them, and does not ask whether a bound is included."""
+    for name in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+        ret.pop(name, None)
+    found: dict[str, Any] = {}
+    ranges = [check for check in field.validators if isinstance(check, validate.Range)]
+    lows = [(check.min, not check.min_inclusive) for check in ranges if check.min is not None]
+    highs = [(check.max, check.max_inclusive) for check in ranges if check.max is not None]
+    if lows:
+        low, excluded = max(lows)
+        found["exclusiveMinimum" if excluded else "minimum"] = _number(low)
+    if highs:
+        high, included = min(highs)
+        found["maximum" if included else "exclusiveMaximum"] = _number(high)
+    return found
+
+
+def _number(value: Any) -> int | float:
+    return value if isinstance(value, (int, float)) else float(value)
+
+
+def _moved(node: Any) -> Any:
+    """Give a part of a document with its references as JSON Schema has them."""
+    if isinstance(node, dict):
         return {
-            key: ("#" if value == top else value.replace(old, new))
-            if key == "$ref" and isinstance(value, str)
-            else _moved(value, top, old, new)
-            for key, value in written.items()
+            key: f"#/$defs/{value.removeprefix(COMPONENTS)}" if key == "$ref" and isinstance(value, str) else _moved(value)
+            for key, value in node.items()
         }
-    if isinstance(written, list):
-        return [_moved(one, top, old, new) for one in written]
-    return written
+    return [_moved(item) for item in node] if isinstance(node, list) else node
+
+
+def _references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "$ref" and isinstance(value, str):
+                yield value
+            else:
+                yield from _references(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from _references(item)
+
+
+def _directed(body: dict[str, Any], direction: str) -> dict[str, Any]:
+    other = "readOnly" if direction == "load" else "writeOnly"
+    properties = {name: part for name, part in body.get("properties", {}).items() if not part.get(other)}
+    required = list(properties) if direction == "dump" else [name for name in body.get("required", ()) if name in properties]
+    kept = {key: value for key, value in body.items() if key not in ("properties", "required")}
+    return kept | {"properties": properties} | ({"required": required} if required else {})

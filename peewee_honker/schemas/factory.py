@@ -1,206 +1,235 @@
-"""Schemas made by a call: one for what a table gives, one for what it takes as a new row, one for a change.
+"""Schemas for what is read, inserted and updated, made from a model.
 
-| rule | select | insert | update |
-|---|---|---|---|
-| key may be absent | never | if the column may be null or has a default | always |
-| null allowed | if the column may be null | same | same |
-| generated column | included | left out | left out |
+    rule                   select                      insert                            update
+    a key may be absent    never                       null allowed, or has a default    always
+    null is allowed        if the column may be null   same                              same
+    generated column       included                    left out                          left out
 
-A default only makes its key optional: it is the model, or the database, that fills it in.
+Keys come in the order of the columns. A default makes its key optional and is never put in: Peewee and the database do that.
+A refinement changes one key's field; then the rules above are applied to it again, so that a refined key is as optional as
+before.
 """
 
+import inspect
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
 import peewee
-from marshmallow import fields, missing
+from marshmallow import Schema, fields, missing
 
-from peewee_honker.schemas.base import RowSchema
-from peewee_honker.schemas.constraints import is_generated
-from peewee_honker.schemas.convert import base_field, has_default, model_fields
-from peewee_honker.schemas.query import query_fields
+from ..errors import SchemaError
+from .constraints import is_generated
+from .convert import describe, field_for, has_default, model_fields, registrations
+from .query import query_fields
+from .rows import RowSchema
 
-__all__ = ["Key", "Refinement", "also", "create_insert_schema", "create_select_schema", "create_update_schema"]
+__all__ = ["Key", "Refinement", "create_insert_schema", "create_select_schema", "create_update_schema"]
 
-Key = str | peewee.Field
-Refinement = fields.Field[Any] | Callable[[Any], fields.Field[Any]]
-_Kind = Literal["Select", "Insert", "Update"]
-_Refined = tuple[tuple[str, Refinement], ...]
-_Keys = tuple[str, ...]
+#: A key of a schema: its name, or the Peewee field of that name.
+Key: TypeAlias = "str | peewee.Field[Any]"
+#: Changes the field that the column gave, or takes its place.
+Refinement: TypeAlias = Callable[[Any], fields.Field[Any]] | fields.Field[Any] | type[fields.Field[Any]]
+
+CACHED = 256  # schemas a model; a caller that makes a new lambda each time gets a new class, and the oldest one goes
+_lock = threading.Lock()
+
+
+class Unregistered(RowSchema):
+    """Base of the schemas that are made here: not in marshmallow's registry, where names clash and nothing is ever freed."""
+
+    class Meta:
+        register = False
 
 
 def create_select_schema(
-    source: type[peewee.Model] | peewee.ModelSelect,
+    source: Any,
     *,
-    refine: Mapping[Any, Refinement] | None = None,
+    refine: Mapping[Key, Refinement] | None = None,
     include: Iterable[Key] | None = None,
     exclude: Iterable[Key] = (),
     name: str | None = None,
-) -> type[RowSchema]:
-    """A schema class for rows of a model, or of a query with columns of its own: every key is there.
+) -> type[Schema]:
+    """Give the schema of a model's rows, or of a query's, as they are read.
 
-    `include` and `exclude` choose among the keys, as names or as Peewee fields. `refine` maps keys to functions, which
-    take the derived marshmallow field and return the one to use (null and presence are still the column's), or to
-    marshmallow fields, which replace it in every respect. `name` names the class.
+        OrderOut = create_select_schema(Order, exclude=[Order.secret])
+        OrderOut().dump(Order.get_by_id(7))
 
-    Equal arguments give the same class. Raises `ValueError` for a key that does not exist, and `UnknownFieldError` for a
-    field or column that no marshmallow field is known for.
+    Arguments:
+        source: a model, or `Model.select(...)`, whose schema has a key for each column: the name of the field, or its alias.
+            It is for rows of `.dicts()`, `.objects()` and `.namedtuples()`. What a left join adds may be null.
+        refine: by key, a function that gets the marshmallow field of the column and gives the one to use, or a marshmallow
+            field that takes the place of all that the column says.
+        include: only these keys. Default: all.
+        exclude: all but these keys.
+        name: the name of the class. Default: "OrderSelect" for a model called Order.
+
+    Returns: a subclass of `marshmallow.Schema`; for a model the same class for the same arguments. It is not in
+    marshmallow's registry of names, so that two of one name never clash.
+
+    Raises SchemaError for a key that is not there, and for a field or a column that has no converter.
     """
-    if isinstance(source, type):
-        return _from_model("Select", source, refine, include, exclude, name)
-    return _from_query(source, refine, include, exclude, name)
+    if isinstance(source, peewee.ModelSelect):
+        made = query_fields(source, _replaced(refine))
+        model: Any = source
+        chosen = _chosen(f"the query of {model.model.__name__}", made, refine, include, exclude)
+        return _schema(name or f"{model.model.__name__}Rows", {key: made[key] for key in chosen}, refine)
+    return _cached("Select", source, refine, include, exclude, name)
 
 
 def create_insert_schema(
     model: type[peewee.Model],
     *,
-    refine: Mapping[Any, Refinement] | None = None,
+    refine: Mapping[Key, Refinement] | None = None,
     include: Iterable[Key] | None = None,
     exclude: Iterable[Key] = (),
     name: str | None = None,
-) -> type[RowSchema]:
-    """A schema class for a new row. Keys that may be null or have a default are optional, generated columns left out.
+) -> type[Schema]:
+    """Give the schema of what is inserted: keys may be absent that may be null or have a default.
 
-    The arguments are those of `create_select_schema`. What it loads fits `Model.create(**loaded)`: values that it accepts,
-    the database accepts, keys that are taken or missing elsewhere aside.
+        OrderIn = create_insert_schema(Order)
+        Order.create(**OrderIn().load(request.json))
+
+    Arguments and what is returned and raised are those of `create_select_schema`; generated columns are left out.
     """
-    return _from_model("Insert", model, refine, include, exclude, name)
+    return _cached("Insert", model, refine, include, exclude, name)
 
 
 def create_update_schema(
     model: type[peewee.Model],
     *,
-    refine: Mapping[Any, Refinement] | None = None,
+    refine: Mapping[Key, Refinement] | None = None,
     include: Iterable[Key] | None = None,
     exclude: Iterable[Key] = (),
     name: str | None = None,
-) -> type[RowSchema]:
-    """A schema class for a change: every key is optional, generated columns are left out.
+) -> type[Schema]:
+    """Give the schema of a change: every key may be absent, null only where the column may be null.
 
-    The arguments are those of `create_select_schema`. What it loads fits `Model.update(**loaded)`.
+        OrderChange = create_update_schema(Order, exclude=["id"])
+        Order.update(**OrderChange().load(request.json)).where(Order.id == 7).execute()
+
+    Arguments and what is returned and raised are those of `create_select_schema`; generated columns are left out.
     """
-    return _from_model("Update", model, refine, include, exclude, name)
+    return _cached("Update", model, refine, include, exclude, name)
 
 
-def also(*validators: Callable[[Any], Any]) -> Callable[[fields.Field[Any]], fields.Field[Any]]:
-    """A refinement that adds validators to what the model says: `refine={"total": also(validate.Range(min=1))}`."""
-
-    def add(field: fields.Field[Any]) -> fields.Field[Any]:
-        field.validators.extend(validators)
-        return field
-
-    return add
-
-
-def _from_model(
-    kind: _Kind,
-    model: type[peewee.Model],
-    refine: Mapping[Any, Refinement] | None,
-    include: Iterable[Key] | None,
-    exclude: Iterable[Key],
-    name: str | None,
-) -> type[RowSchema]:
-    identities = tuple(id(field) for field in model._meta.sorted_fields)  # a model may still get fields
-    return _cached(
-        kind,
-        model,
-        identities,
-        tuple((_key(key), refinement) for key, refinement in (refine or {}).items()),
-        None if include is None else tuple(map(_key, include)),
-        tuple(map(_key, exclude)),
-        name,
-    )
-
-
-@lru_cache(maxsize=512)
 def _cached(
-    kind: _Kind,
-    model: type[peewee.Model],
-    _identities: tuple[int, ...],
-    refine: _Refined,
-    include: _Keys | None,
-    exclude: _Keys,
-    name: str | None,
-) -> type[RowSchema]:
-    known = model_fields(model)
-    offered = [field for field in known if kind == "Select" or not is_generated(field)]
-    owner = f"{kind.lower()} schema of {model.__name__}"
-    chosen = _choose([field.name for field in offered], refine, include, exclude, owner)
-    refinements = dict(refine)
-    made = {}
-    for field in offered:
-        if field.name in chosen:
-            absent = kind == "Update" or (kind == "Insert" and (field.null or has_default(field)))
-            made[field.name] = _refined(
-                partial(base_field, field),
-                refinements.get(field.name),
-                null=bool(field.null),
-                absent=absent,
-                name=f"{model.__name__}.{field.name}",
-            )
-    return _schema_class(name or f"{model.__name__}{kind}", made, f"A row of {model.__name__}: {kind.lower()}.")
-
-
-def _from_query(
-    query: peewee.ModelSelect,
-    refine: Mapping[Any, Refinement] | None,
+    kind: str,
+    model: Any,
+    refine: Mapping[Key, Refinement] | None,
     include: Iterable[Key] | None,
     exclude: Iterable[Key],
     name: str | None,
-) -> type[RowSchema]:
-    refinements = {_key(key): refinement for key, refinement in (refine or {}).items()}
-    left_out = tuple(map(_key, exclude))
-    given = {key for key, refinement in refinements.items() if isinstance(refinement, fields.Field)}
-    columns = dict(query_fields(query, known={*given, *left_out}))
-    chosen = _choose(
-        list(columns),
-        tuple(refinements.items()),
-        None if include is None else tuple(map(_key, include)),
-        left_out,
-        f"query of {query.model.__name__}",
-    )
-    made = {
-        key: _refined(partial(_same, field), refinements.get(key), null=null, absent=False, name=key)
-        for key, (field, null) in columns.items()
-        if key in chosen
-    }
-    return _schema_class(name or f"{query.model.__name__}Row", made, f"A row of a query of {query.model.__name__}.")
+) -> type[Schema]:
+    if not (inspect.isclass(model) and issubclass(model, peewee.Model)):
+        raise SchemaError(
+            f"{model!r} is no model: give a subclass of peewee.Model, or for a select schema Model.select(...)"
+        )
+    refinements = {_name(model, key): value for key, value in (refine or {}).items()}
+    included = None if include is None else tuple(_name(model, key) for key in include)
+    excluded = tuple(_name(model, key) for key in exclude)
+    # The fields by identity: they compare as SQL. A model that got a field since, or a new converter, is made anew.
+    state = (registrations(), *(id(field) for field in model_fields(model).values()))
+    arguments = (kind, tuple(refinements.items()), included, excluded, name, state)
+    with _lock:
+        cache: dict[Any, type[Schema]] | None = vars(model).get("__schemas__")
+        if cache is None:
+            cache = {}
+            setattr(model, "__schemas__", cache)  # noqa: B010 # kept with the model, and freed with it
+        found = cache.get(arguments)
+        if found is None:
+            made = _fields(kind, model, refinements, included, excluded)
+            found = _schema(name or f"{model.__name__}{kind}", made, refinements)
+            if len(cache) >= CACHED:
+                del cache[next(iter(cache))]
+            cache[arguments] = found
+    return found
 
 
-def _choose(keys: list[str], refine: _Refined, include: _Keys | None, exclude: _Keys, owner: str) -> set[str]:
-    for option, named in (("refine", [key for key, _ in refine]), ("include", include or ()), ("exclude", exclude)):
-        if unknown := [key for key in named if key not in keys]:
-            raise ValueError(f"{option} names {unknown[0]!r}, which the {owner} does not have: {', '.join(keys)}")
-    chosen = set(keys if include is None else include) - set(exclude)
-    if unused := [key for key, _ in refine if key not in chosen]:
-        raise ValueError(f"refine names {unused[0]!r}, which include and exclude leave out of the {owner}")
-    return chosen
+def _fields(
+    kind: str,
+    model: type[peewee.Model],
+    refine: Mapping[str, Refinement],
+    include: Iterable[str] | None,
+    exclude: Iterable[str],
+) -> dict[str, fields.Field[Any]]:
+    columns = {key: field for key, field in model_fields(model).items() if kind == "Select" or not is_generated(field)}
+    replaced = _replaced(refine)
+    made = {}
+    for key in _chosen(f"the {kind.lower()} schema of {model.__name__}", columns, refine, include, exclude):
+        field = columns[key]
+        required = kind == "Select" or (kind == "Insert" and not (field.null or has_default(field)))
+        made[key] = replaced.get(key) or field_for(field, required=required, dump_only=False)
+    return made
 
 
-def _refined(
-    make: Callable[[], fields.Field[Any]], refinement: Refinement | None, *, null: bool, absent: bool, name: str
-) -> fields.Field[Any]:
-    """The base field, then the user's refinement, then null, then optional."""
-    if isinstance(refinement, fields.Field):
-        return refinement
-    field = make()
-    if refinement is not None:
-        field = refinement(field)
-        if not isinstance(field, fields.Field):
-            raise TypeError(f"refine of {name} returned {field!r}: it has to return the marshmallow field to use")
-    field.allow_none = null
-    field.required = not absent and field.load_default is missing
-    return field
+def _schema(name: str, made: dict[str, fields.Field[Any]], refine: Mapping[Any, Refinement] | None) -> type[Schema]:
+    by_name = {_bare(key): value for key, value in (refine or {}).items()}
+    for key, base in made.items():
+        change: Any = by_name.get(key)
+        if change is None or _outright(change) is not None:
+            continue
+        # The rules first: a function may change the field that it gets, and give that one back.
+        required, allow_none = base.required, base.allow_none
+        refined = change(base)
+        if not isinstance(refined, fields.Field):
+            raise SchemaError(f"the refinement of {key!r} gave {refined!r}: it has to give a marshmallow field")
+        refined.allow_none = allow_none
+        refined.required = required and refined.load_default is missing
+        made[key] = refined
+    return type(name, (Unregistered,), {**made, "__module__": __name__})
 
 
-def _same(field: fields.Field[Any]) -> fields.Field[Any]:
-    return field
+def _chosen(
+    what: str,
+    columns: Mapping[str, Any],
+    refine: Mapping[Any, Any] | None,
+    include: Iterable[Any] | None,
+    exclude: Iterable[Any],
+) -> list[str]:
+    """Give the keys of a schema in order, or raise SchemaError for a name that none of them has."""
+    included = None if include is None else [_bare(key) for key in include]
+    excluded = [_bare(key) for key in exclude]
+    for option, names in (("include", included or ()), ("exclude", excluded)):
+        for key in names:
+            if key not in columns:
+                raise SchemaError(f"{option}: {what} has no key {key!r}; it has {', '.join(columns)}")
+    keys = [key for key in columns if (included is None or key in included) and key not in excluded]
+    for key in map(_bare, refine or ()):
+        if key not in keys:
+            raise SchemaError(f"refine: {what} has no key {key!r}; it has {', '.join(keys)}")
+    return keys
 
 
-def _key(key: Key) -> str:
-    return str(key.name) if isinstance(key, peewee.Field) else key
+def _replaced(refine: Mapping[Any, Refinement] | None) -> dict[str, fields.Field[Any]]:
+    outright = {_bare(key): _outright(value) for key, value in (refine or {}).items()}
+    return {key: field for key, field in outright.items() if field is not None}
 
 
-def _schema_class(name: str, made: dict[str, fields.Field[Any]], doc: str) -> type[RowSchema]:
-    return type(name, (RowSchema,), {"__doc__": doc, "__module__": __name__, **made})
+def _outright(value: Any) -> fields.Field[Any] | None:
+    if isinstance(value, fields.Field):
+        return value
+    if inspect.isclass(value) and issubclass(value, fields.Field):
+        return value()
+    if not callable(value):
+        raise SchemaError(f"a refinement is a function or a marshmallow field, not {value!r}")
+    return None
+
+
+def _name(model: Any, key: Any) -> str:
+    """Give the name of a key of this model, or raise SchemaError for another model's field."""
+    if isinstance(key, peewee.Field):
+        bound: Any = key
+        if model._meta.fields.get(getattr(key, "name", None)) is not bound:
+            raise SchemaError(f"{describe(key)} is no field of {model.__name__}")
+    return _bare(key)
+
+
+def _bare(key: Any) -> str:
+    if isinstance(key, peewee.Field):
+        return str(key.name)
+    if isinstance(key, peewee.Alias):
+        return str(key.name)
+    if not isinstance(key, str):
+        raise SchemaError(f"{key!r} is no key: give a name or a Peewee field")
+    return key

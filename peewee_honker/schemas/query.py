@@ -1,139 +1,143 @@
-"""The marshmallow fields for the columns of a query."""
+"""The keys of a query's rows, and a field for each.
 
-from collections.abc import Callable, Container, Iterator
+A column of a model keeps its field; an alias gives it another key. Of functions, those are known whose type SQL fixes
+(COUNT, AVG, LENGTH, ...) or takes from a column (MIN, MAX, SUM, COALESCE). For anything else the caller says what it is:
+nothing is guessed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import peewee
 from marshmallow import fields
 
-from peewee_honker.schemas import strict
-from peewee_honker.schemas.convert import base_field
-from peewee_honker.schemas.errors import UnknownFieldError
+from ..errors import SchemaError
+from . import strict
+from .convert import field_for
 
 __all__ = ["query_fields"]
 
-_Made = tuple[fields.Field[Any], bool]  # a field, and whether it may be null
-
-_INTEGERS = frozenset({"count", "length", "char_length", "octet_length", "row_number", "rank", "dense_rank", "unicode"})
-_TEXTS = frozenset({"lower", "upper", "trim", "ltrim", "rtrim", "substr", "substring", "replace", "concat", "group_concat",
-                    "string_agg", "hex", "strftime", "date", "time", "datetime", "typeof"})  # fmt: skip
-_NUMBERS = frozenset({"avg", "total"})
-_LIKE_ARGUMENT = frozenset({"min", "max", "sum", "abs", "coalesce", "ifnull", "nullif", "first_value", "last_value", "lag",
-                            "lead"})  # fmt: skip
-_NEVER_NULL = frozenset({"count", "total", "row_number", "rank", "dense_rank", "typeof"})
-_CASTS: dict[str, Callable[[], fields.Field[Any]]] = {
-    "int": strict.Integer,
-    "integer": strict.Integer,
-    "bigint": lambda: strict.Integer(minimum=-(2**63), maximum=2**63 - 1),
-    "text": strict.Text,
-    "varchar": strict.Text,
-    "real": strict.Float,
-    "float": strict.Float,
-    "double": strict.Float,
-    "blob": strict.Base64,
+COUNTS = {"count", "row_number", "rank", "dense_rank", "ntile"}
+WHOLE = {"length", "instr", "unicode", "changes", "sign"}
+REAL = {"avg", "total", "percent_rank", "cume_dist"}
+TEXT = {
+    "lower",
+    "upper",
+    "trim",
+    "ltrim",
+    "rtrim",
+    "substr",
+    "substring",
+    "replace",
+    "group_concat",
+    "hex",
+    "printf",
+    "format",
 }
+TEXT |= {"date", "time", "datetime", "strftime", "concat", "typeof", "quote"}
+SAME = {"min", "max", "first_value", "last_value", "nth_value", "lag", "lead", "abs"}
+CAST = {"integer": strict.Integer, "bigint": strict.Integer, "text": strict.Text, "real": strict.Float}
 
 
-def query_fields(query: Any, known: Container[str] = ()) -> Iterator[tuple[str, _Made]]:
-    """Each column of a query: its key in the rows, its field, and whether it may be null.
+def query_fields(query: Any, given: Mapping[str, fields.Field[Any]]) -> dict[str, fields.Field[Any]]:
+    """Give the marshmallow fields of a select's columns, by key, in their order.
 
-    Columns of the optional side of an outer join may be null. Raises `UnknownFieldError` for a column whose type cannot be
-    seen, unless its key is in `known`; `ValueError` for a key that two columns have.
+    Arguments:
+        query: `Model.select(...)`.
+        given: fields that the caller gives outright, by key.
     """
-    optional = _optional_sources(query)
-    seen: set[str] = set()
-    for column in query._returning:
-        key, node = _key(column), column.unwrap()
-        if key in seen:
-            raise ValueError(f"two columns of the query are named {key!r}: give one of them an alias()")
-        seen.add(key)
-        if (made := _field(node, optional)) is not None:
-            yield key, made
-        elif key in known:
-            yield key, (strict.JSON(), True)
-        else:
-            raise UnknownFieldError(
-                f"the type of the column {key!r} cannot be seen from the query: "
-                f"cast it, or give its field with refine={{{key!r}: fields.…}}"
+    outer = set(_outer(query))
+    made: dict[str, fields.Field[Any]] = {}
+    for column in _columns(query):
+        key = _key(column)
+        if key in made:
+            raise SchemaError(f"the query has two columns {key!r}: give one of them an alias")
+        found = given.get(key) or _field(column, outer)
+        if found is None:
+            raise SchemaError(
+                f"the query's column {key!r} is an expression of an unknown type: say it with refine={{{key!r}: a field}}"
             )
+        made[key] = found
+    return made
+
+
+def _columns(query: Any) -> Iterator[Any]:
+    for column in query._returning:
+        if isinstance(column, peewee.CompositeKey):
+            yield from (column.model._meta.fields[name] for name in column.field_names)
+        else:
+            yield column
 
 
 def _key(column: Any) -> str:
-    if column.is_alias():
-        return str(column._alias)
-    if isinstance(column, peewee.Field):
+    if isinstance(column, (peewee.Field, peewee.Alias)):
         return str(column.name)
-    raise ValueError(f"a column of the query that is no field needs an alias(): {column!r}")
+    raise SchemaError(f"a column of the query has no name: {column!r}. Give it one with .alias(...)")
 
 
-def _field(node: Any, optional: set[int]) -> _Made | None:
+def _outer(query: Any) -> Iterator[Any]:
+    """Yield the sources whose columns may be null in a row because a join found nothing for them."""
+    for source, joins in query._joins.items():
+        for destination, _, _, kind in joins:
+            if "FULL" in kind or "RIGHT" in kind:
+                yield from (query.model, source)
+            if "FULL" in kind or "LEFT" in kind:
+                yield destination
+
+
+def _field(node: Any, outer: set[Any]) -> fields.Field[Any] | None:
+    """Give the field of a column, or None for one whose type is not known."""
+    while isinstance(node, peewee.Alias):
+        node = node.node
+    if isinstance(node, peewee.NodeList) and node.nodes and isinstance(node.nodes[0], peewee.Function):
+        node = node.nodes[0]  # a window function
+    if isinstance(node, peewee.FieldAlias):
+        return _column(node.field, nullable=node.source in outer)
     if isinstance(node, peewee.Field):
-        return base_field(node), bool(node.null) or id(node.model) in optional
-    if isinstance(node, peewee.Cast):
-        kind = node._cast  # type: ignore[attr-defined]  # Peewee keeps it there, as SQL
-        made = _CASTS.get(str(kind.sql if isinstance(kind, peewee.SQL) else kind).lower())
-        return None if made is None else (made(), True)
+        return _column(node, nullable=node.model in outer)
     if isinstance(node, peewee.Function):
-        return _of_function(node, optional)
-    if isinstance(node, peewee.Window):
-        return None
-    if isinstance(node, peewee.Value):
-        return _of_value(node.value)
+        return _function(node, outer)
+    if isinstance(node, peewee.Cast):
+        cast: Any = node
+        kind = CAST.get(str(cast._cast).lower())
+        return None if kind is None else _plain(kind)
     return None
 
 
-def _of_function(node: peewee.Function, optional: set[int]) -> _Made | None:
+def _column(field: Any, nullable: bool) -> fields.Field[Any]:
+    options: dict[str, Any] = {"allow_none": True} if nullable or field.null else {}
+    made: fields.Field[Any] = field_for(field, required=True, dump_only=False, **options)
+    return made
+
+
+def _plain(kind: Callable[..., fields.Field[Any]], allow_none: bool = True) -> fields.Field[Any]:
+    bounds = {"bounds": strict.INT64} if kind is strict.Integer else {}
+    return kind(required=True, allow_none=allow_none, **bounds)
+
+
+def _function(node: Any, outer: set[Any]) -> fields.Field[Any] | None:
     name = str(node.name).lower()
-    nullable = name not in _NEVER_NULL
-    if name in _INTEGERS:
-        return strict.Integer(), nullable
-    if name in _TEXTS:
-        return strict.Text(), nullable
-    if name in _NUMBERS:
-        return strict.Float(), nullable
-    if name not in _LIKE_ARGUMENT or not node.arguments:
+    if name in COUNTS:
+        return _plain(strict.Integer, allow_none=False)
+    for names, kind in ((WHOLE, strict.Integer), (REAL, strict.Float), (TEXT, strict.Text)):
+        if name in names:
+            return _plain(kind, allow_none=name != "total")
+    first = node.arguments[0] if node.arguments else None
+    if not isinstance(first, peewee.Node):
         return None
-    arguments = [
-        _field(argument.unwrap(), optional) if isinstance(argument, peewee.Node) else _of_value(argument)
-        for argument in node.arguments
-    ]
-    if arguments[0] is None:
+    base = _field(first, outer)
+    if base is None:
         return None
-    made = arguments[0][0]
-    made.validators = []  # CHECKs and choices of the column need not hold for a sum of it
-    if isinstance(made, strict.Integer):
-        made = strict.Integer(minimum=-(2**63), maximum=2**63 - 1)
-    if isinstance(made, strict.Decimal) and name == "sum":
-        made = strict.Float()  # Peewee leaves a sum as the database gives it
+    if name == "sum":
+        whole = isinstance(base, fields.Integer)
+        return _plain(strict.Integer if whole else strict.Float) if isinstance(base, fields.Number) else None
+    if name in SAME:
+        base.allow_none = True
+        return base
     if name in ("coalesce", "ifnull"):
-        nullable = all(argument is None or argument[1] for argument in arguments)
-    return made, nullable
-
-
-def _of_value(value: Any) -> _Made | None:
-    if isinstance(value, bool):
-        return strict.Boolean(), False
-    if isinstance(value, int):
-        return strict.Integer(), False
-    if isinstance(value, float):
-        return strict.Float(), False
-    if isinstance(value, str):
-        return strict.Text(), False
+        rest = node.arguments[1:]
+        base.allow_none = base.allow_none and not any(
+            not isinstance(value, peewee.Node) and value is not None for value in rest
+        )
+        return base
     return None
-
-
-def _optional_sources(query: Any) -> set[int]:
-    """The ids of the models and aliases whose columns an outer join may leave empty."""
-    found: set[int] = set()
-
-    def walk(source: Any, optional: bool) -> None:
-        if isinstance(source, peewee.Join):
-            kind = str(source.join_type).upper()
-            walk(source.lhs, optional or "RIGHT" in kind or "FULL" in kind)
-            walk(source.rhs, optional or "LEFT" in kind or "FULL" in kind)
-        elif optional:
-            found.add(id(source))
-
-    for source in query._from_list or ():
-        walk(source, False)
-    return found

@@ -1,397 +1,382 @@
-"""marshmallow fields that check values and do not coerce them: what JSON holds for each kind of column.
+"""marshmallow fields that check values and do not coerce them.
 
-Each field states its JSON form by `json_schema()`, which the written contract is made from. Loading also takes the Python
-value itself (a Decimal, a UUID, a datetime, bytes), so that native data can be checked too. What the fields dump is what
-a bridge's payload holds: ISO 8601 text for dates and times, text for decimals and UUIDs, base64 text for bytes.
+marshmallow's own fields are generous: its Boolean takes "yes", its Integer "7" and 7.9, its String bytes. Generosity at
+the border hides a sender's mistakes, and two receivers rarely agree on it. The fields here take the JSON form of a value
+(and the Python value itself, where marshmallow does so) and nothing else, and refuse what a database would not keep: NaN,
+half surrogates, integers that a JSON reader rounds. Each is a subclass of marshmallow's field of the same name, so that
+what knows those (apispec among them) knows these.
 """
 
 import base64
 import datetime
 import decimal
-import enum
 import ipaddress
 import math
 import re
-import typing
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from marshmallow import fields
+from marshmallow import ValidationError, fields, validate
 
 __all__ = [
-    "JSON",
+    "INT16",
+    "INT64",
+    "JSON_DEPTH",
+    "SAFE_INTEGER",
     "UUID",
-    "Base64",
+    "Blob",
     "Boolean",
     "Date",
     "DateTime",
     "Decimal",
-    "EnumValue",
+    "Digits",
     "Float",
     "IPv4",
     "Integer",
-    "Scalar",
+    "Json",
     "Text",
     "Time",
-    "is_utf8",
+    "Timestamp",
+    "check_text",
+    "validators",
 ]
 
-SAFE_INTEGER = 2**53 - 1  # the largest that every JSON reader holds exactly
-DEEPEST_JSON = 200  # levels; SQLite's own JSON functions refuse 1000, Python's encoder a little more
+#: The bounds of integers that every JSON reader keeps exactly: those of a double.
+SAFE_INTEGER = (-(2**53) + 1, 2**53 - 1)
+#: The bounds of a column of 64 bits.
+INT64 = (-(2**63), 2**63 - 1)
+#: The bounds of a column of 16 bits.
+INT16 = (-(2**15), 2**15 - 1)
+#: How deep a JSON value may be nested. SQLite's JSON functions stop at 1000, Python's encoder near there.
+JSON_DEPTH = 500
 
-_DATE = r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
-_TIME = r"(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?"
-_OFFSET = r"(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d)?)?"
-_UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
-_BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-_BASE64 = r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
-
-
-def _anchored(pattern: str) -> str:
-    return f"^{pattern}$".replace(r"\d", "[0-9]")
-
-
-def is_utf8(text: str) -> bool:
-    """Whether text can be stored: lone surrogates have no bytes."""
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+TIME = re.compile(r"\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d(:\d\d)?)?", re.ASCII)
+DATETIME = re.compile(rf"{DATE.pattern}[T ]{TIME.pattern}", re.ASCII)
+HYPHENATED = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+BASE64 = re.compile(r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+NUMBER = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 
 
 class Integer(fields.Integer):
-    """A whole number between `minimum` and `maximum`; 2.0 is one too, as in JSON Schema; a boolean is none."""
+    """A whole number within bounds: no boolean, no text; 1.0 is 1, as for JSON Schema.
 
-    default_error_messages = {"invalid": "Not a valid integer.", "range": "Must be from {minimum} to {maximum}."}  # noqa: RUF012  # as marshmallow declares it
+    Arguments:
+        bounds: the lowest and the highest value, both included. Default: the integers that every JSON reader keeps.
+    """
 
-    def __init__(self, *, minimum: int = -SAFE_INTEGER, maximum: int = SAFE_INTEGER, **options: Any) -> None:
+    def __init__(self, *, bounds: tuple[int, int] = SAFE_INTEGER, **options: Any) -> None:
+        options["validate"] = [validate.Range(*bounds), *validators(options.get("validate"))]
         super().__init__(strict=True, **options)
-        self.minimum = minimum
-        self.maximum = maximum
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
+        return value if type(value) is int else super()._serialize(value, attr, obj, **kwargs)
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> int:
+        if type(value) is float and value.is_integer():
+            return int(value)
+        if type(value) is not int:
+            raise self.make_error("invalid", input=value)
         return value
 
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self.make_error("invalid")
-        if isinstance(value, float):
-            if not value.is_integer():
-                raise self.make_error("invalid")
-            value = int(value)
-        if not self.minimum <= value <= self.maximum:
-            raise self.make_error("range", minimum=self.minimum, maximum=self.maximum)
-        return int(value)
 
-    def json_schema(self) -> dict[str, Any]:
-        return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
+class Float(fields.Float):
+    """A finite number; a whole number becomes a float."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
+        return value if type(value) is float else super()._serialize(value, attr, obj, **kwargs)
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> float:
+        if type(value) is not float:
+            if type(value) is not int:
+                raise self.make_error("invalid", input=value)
+            try:
+                value = float(value)
+            except OverflowError:
+                raise self.make_error("too_large", input=value) from None
+        if not math.isfinite(value):
+            raise self.make_error("special")
+        return value  # type: ignore[no-any-return]  # mypy forgets the type that `type(value) is float` gave
 
 
 class Boolean(fields.Boolean):
-    """True or false, and nothing that resembles them."""
+    """True or False; neither 1 nor "yes"."""
 
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
-        return value
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
         if value is True or value is False:
             return bool(value)
         raise self.make_error("invalid", input=value)
 
-    def json_schema(self) -> dict[str, Any]:
-        return {"type": "boolean"}
-
-
-class Float(fields.Float):
-    """A finite number."""
-
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
-        return float(value) if isinstance(value, decimal.Decimal) else value
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self.make_error("invalid", input=value)
-        try:
-            number = float(value)
-        except OverflowError as error:
-            raise self.make_error("too_large", input=value) from error
-        if not math.isfinite(number):
-            raise self.make_error("special")
-        return number
-
-    def json_schema(self) -> dict[str, Any]:
-        return {"type": "number"}
-
 
 class Text(fields.String):
-    """Text, at most `max_length` characters of it; lone surrogates, which no database stores, are refused."""
-
-    default_error_messages = {"too_long": "Longer than maximum length {max_length}."}  # noqa: RUF012  # as marshmallow declares it
-
-    def __init__(self, *, max_length: int | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self.max_length = max_length
+    """Text that has a form in UTF-8: no bytes, no half of a surrogate pair."""
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
-        return value.value if isinstance(value, enum.Enum) else value
+        return value if type(value) is str else super()._serialize(value, attr, obj, **kwargs)
 
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
         if not isinstance(value, str):
-            raise self.make_error("invalid", input=value)
-        if isinstance(value, enum.Enum):
-            value = value.value
-        if self.max_length is not None and len(value) > self.max_length:
-            raise self.make_error("too_long", max_length=self.max_length)
-        if not is_utf8(value):
-            raise self.make_error("invalid_utf8")
-        return typing.cast("str", value)
-
-    def json_schema(self) -> dict[str, Any]:
-        return {"type": "string"} | ({} if self.max_length is None else {"maxLength": self.max_length})
+            raise self.make_error("invalid")
+        if not value.isascii():
+            check_text(value)
+        return value
 
 
 class Decimal(fields.Decimal):
-    """A decimal as text or as a whole number, with at most `digits` digits, `places` of them behind the point.
+    """A decimal number, as text in JSON, where a number would be rounded to a double.
 
-    A number with a fraction is refused: what a JSON reader makes of 0.1 is no decimal any more. A field that rounds
-    (`rounds=True`, Peewee's auto_round) takes any number of places.
+    Takes text of digits such as "-12.50" and `decimal.Decimal`; no number of JSON, which many readers round.
+
+    Arguments:
+        fill: write at least so many decimal places, as other databases give them: SQLite keeps 12.50 as 12.5.
     """
 
-    default_error_messages = {  # noqa: RUF012  # as marshmallow declares it
-        "invalid": 'Not a valid decimal: give it as text, such as "12.5".',
-        "digits": "Must have at most {whole} digits before the point and {places} behind it.",
-    }
+    default_error_messages = {"invalid": 'Not a valid decimal: send text such as "12.50".'}  # noqa: RUF012 # marshmallow's
 
-    def __init__(self, *, digits: int = 10, places: int = 5, rounds: bool = False, **options: Any) -> None:
-        super().__init__(as_string=True, **options)
-        self.digits = digits
-        self.decimal_places = places
-        self.whole = max(digits - places, 0)
-        self.rounds = rounds
-        self._limit = 10**self.whole
-        fraction = "" if not places and not rounds else r"(?:\.\d+)?" if rounds else rf"(?:\.\d{{1,{places}}})?"
-        whole = rf"\d{{1,{self.whole}}}" if self.whole else "0"
-        self._pattern = f"-?0*{whole}{fraction}"
-        self.matches = re.compile(self._pattern, re.ASCII).fullmatch
+    def __init__(self, *, fill: int = 0, **options: Any) -> None:
+        options.setdefault("as_string", True)
+        self.fill = fill
+        super().__init__(**options)
 
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
-        return format(value, "f") if isinstance(value, decimal.Decimal) else value
+    def _to_string(self, value: decimal.Decimal) -> str:
+        exponent = value.as_tuple().exponent
+        if isinstance(exponent, int) and -exponent < self.fill:
+            return format(value, f".{self.fill}f")
+        return format(value, "f")
 
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> decimal.Decimal:
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, int) and not isinstance(value, bool):
-            if not -self._limit < value < self._limit:
-                raise self.make_error("digits", whole=self.whole, places=self.decimal_places)
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> decimal.Decimal:
+        if isinstance(value, str) and NUMBER.fullmatch(value):
             return decimal.Decimal(value)
-        if isinstance(value, decimal.Decimal):
-            if not value.is_finite():
-                raise self.make_error("special")
-            value = format(value, "f")
-        if not isinstance(value, str):
-            raise self.make_error("invalid")
-        if not self.matches(value):
-            if re.fullmatch(r"-?\d+(\.\d+)?", value, re.ASCII):
-                raise self.make_error("digits", whole=self.whole, places=self.decimal_places)
-            raise self.make_error("invalid")
-        return decimal.Decimal(value)
-
-    def json_schema(self) -> dict[str, Any]:
-        text = {"type": "string", "pattern": _anchored(self._pattern)}
-        return {"anyOf": [text, {"type": "integer", "minimum": 1 - self._limit, "maximum": self._limit - 1}]}
+        if not isinstance(value, decimal.Decimal):
+            raise self.make_error("invalid", input=value)
+        if not value.is_finite():
+            raise self.make_error("special")
+        return value
 
 
-class _ISO:
-    """What the three fields of dates and times share: the ISO format is checked strictly, others are marshmallow's."""
+class Digits(validate.Validator):
+    """At most so many digits, and so many of them behind the point (`places` None: any number, the database rounds)."""
 
-    _PATTERN: str
-    matches: Any  # the pattern's fullmatch
-    format: str | None
-    make_error: Any
+    def __init__(self, max_digits: int, places: int | None) -> None:
+        self.max_digits = max_digits
+        self.places = places
 
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
-        # Peewee hands text back that its formats do not match.
-        return value if isinstance(value, str) else super()._serialize(value, attr, obj, **kwargs)  # type: ignore[misc]  # a mixin
+    def _repr_args(self) -> str:
+        return f"max_digits={self.max_digits}, places={self.places}"
 
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        if isinstance(value, str) and self.is_iso() and not self.matches(value):
-            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE)  # type: ignore[attr-defined]  # a mixin
-        return super()._deserialize(value, attr, data, **kwargs)  # type: ignore[misc]  # a mixin
-
-    def is_iso(self) -> bool:
-        """Whether the field's text is ISO 8601, rather than of a format that was asked for."""
-        return self.format in (None, "iso", "iso8601")
-
-    def json_schema(self) -> dict[str, Any]:
-        if self.is_iso():
-            return {"type": "string", "pattern": _anchored(self._PATTERN)}
-        return {"type": "number"} if self.format in ("timestamp", "timestamp_ms") else {"type": "string"}
-
-
-class DateTime(_ISO, fields.DateTime):
-    """A date and time in ISO 8601; the offset from UTC may be absent, for databases keep naive ones too."""
-
-    _PATTERN = f"{_DATE}[T ]{_TIME}{_OFFSET}"
-    matches = staticmethod(re.compile(_PATTERN, re.ASCII).fullmatch)
-
-
-class Date(_ISO, fields.Date):
-    """A date in ISO 8601."""
-
-    _PATTERN = _DATE
-    matches = staticmethod(re.compile(_PATTERN, re.ASCII).fullmatch)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        if isinstance(value, datetime.datetime):
-            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE)
-        return super()._deserialize(value, attr, data, **kwargs)
-
-
-class Time(_ISO, fields.Time):
-    """A time of day in ISO 8601."""
-
-    _PATTERN = _TIME + _OFFSET
-    matches = staticmethod(re.compile(_PATTERN, re.ASCII).fullmatch)
+    def __call__(self, value: decimal.Decimal) -> decimal.Decimal:
+        if not value:
+            return value
+        _, digits, exponent = value.normalize(decimal.Context(prec=max(1, len(value.as_tuple().digits)))).as_tuple()
+        assert isinstance(exponent, int)  # noqa: S101 # the field let finite numbers through only
+        places = max(0, -exponent)
+        whole = max(0, len(digits) + exponent)
+        if self.places is None:
+            if whole > self.max_digits:
+                raise ValidationError(f"At most {self.max_digits} digits before the point.")
+            return value
+        if places > self.places:
+            raise ValidationError(f"At most {self.places} decimal places.")
+        if whole > self.max_digits - self.places:
+            raise ValidationError(f"At most {self.max_digits - self.places} digits before the point.")
+        return value
 
 
 class UUID(fields.UUID):
-    """A UUID as text with hyphens."""
+    """A UUID in its usual text form of 36 characters."""
 
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
-        return None if value is None else str(value)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> uuid.UUID:
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> uuid.UUID:
         if isinstance(value, uuid.UUID):
             return value
-        if not isinstance(value, str) or not re.fullmatch(_UUID, value):
+        if not isinstance(value, str) or not HYPHENATED.fullmatch(value):
             raise self.make_error("invalid_uuid")
         return uuid.UUID(value)
 
-    def json_schema(self) -> dict[str, Any]:
-        return {"type": "string", "format": "uuid", "pattern": _anchored(_UUID)}
 
+class IPv4(fields.String):
+    """An IPv4 address as text of four numbers, which is also Peewee's value of it."""
 
-class Base64(fields.Field[bytes]):
-    """Bytes, as base64 text."""
+    default_error_messages = {"invalid_ip": "Not a valid IPv4 address."}  # noqa: RUF012 # marshmallow's
 
-    default_error_messages = {"invalid": "Not valid base64 text."}  # noqa: RUF012  # as marshmallow declares it
-
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
-        return None if value is None else base64.b64encode(bytes(value)).decode()
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bytes:
-        if isinstance(value, (bytes, bytearray, memoryview)):
-            return bytes(value)
-        if not isinstance(value, str) or not re.fullmatch(_BASE64, value):
-            raise self.make_error("invalid")
-        return base64.b64decode(value)
-
-    def json_schema(self) -> dict[str, Any]:
-        return {"type": "string", "contentEncoding": "base64", "pattern": _anchored(_BASE64)}
-
-
-class JSON(fields.Field[Any]):
-    """Any JSON value: null, booleans, finite numbers, text, and lists and objects of them, up to 200 levels deep."""
-
-    default_error_messages = {  # noqa: RUF012  # as marshmallow declares it
-        "invalid": "Not a JSON value.",
-        "too_deep": f"Nested deeper than {DEEPEST_JSON} levels.",
-    }
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        self._check(value, 0)
-        return value
-
-    def _check(self, value: Any, level: int) -> None:
-        if level > DEEPEST_JSON:
-            raise self.make_error("too_deep")
-        if isinstance(value, str):
-            if not is_utf8(value):
-                raise self.make_error("invalid")
-        elif isinstance(value, list):
-            for item in value:
-                self._check(item, level + 1)
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                if not isinstance(key, str) or not is_utf8(key):
-                    raise self.make_error("invalid")
-                self._check(item, level + 1)
-        elif isinstance(value, float):
-            if not math.isfinite(value):
-                raise self.make_error("invalid")
-        elif value is not None and not isinstance(value, (bool, int)):
-            raise self.make_error("invalid")
-
-    def json_schema(self) -> dict[str, Any]:
-        return {"type": ["object", "array", "string", "number", "boolean"]}
-
-
-class Scalar(fields.Field[Any]):
-    """What a column without a type holds: text, a 64-bit whole number or a finite one; bytes are dumped as base64 text."""
-
-    default_error_messages = {"invalid": "Not text, nor a whole number of 64 bits, nor a finite number."}  # noqa: RUF012  # as marshmallow declares it
-
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
-        return base64.b64encode(bytes(value)).decode() if isinstance(value, (bytes, memoryview)) else value
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        if isinstance(value, str) and is_utf8(value):
-            return value
-        if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
-            return value
-        if isinstance(value, float) and math.isfinite(value):
-            return value
-        raise self.make_error("invalid")
-
-    def json_schema(self) -> dict[str, Any]:
-        whole = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
-        fraction = {"type": "number", "not": {"type": "integer"}}
-        return {"anyOf": [{"type": "string"}, whole, fraction]}
-
-
-class IPv4(fields.Field[str]):
-    """An IPv4 address in dotted notation; text in Python too, as Peewee has it."""
-
-    default_error_messages = {"invalid": "Not a valid IPv4 address."}  # noqa: RUF012  # as marshmallow declares it
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
-        if isinstance(value, str):
-            try:
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
+        try:
+            if isinstance(value, str):
                 return str(ipaddress.IPv4Address(value))
-            except ValueError as error:
-                raise self.make_error("invalid") from error
-        raise self.make_error("invalid")
-
-    def json_schema(self) -> dict[str, Any]:
-        return {"type": "string", "format": "ipv4", "pattern": _anchored(rf"(?:{_BYTE}\.){{3}}{_BYTE}")}
+        except ValueError:
+            pass
+        raise self.make_error("invalid_ip")
 
 
-class EnumValue(fields.Field[enum.Enum]):
-    """A member of an enumeration, by its value."""
+class Blob(fields.String):
+    """Bytes, as base64 text in JSON (the standard alphabet, padded)."""
 
-    default_error_messages = {"unknown": "Must be one of: {values}."}  # noqa: RUF012  # as marshmallow declares it
+    default_error_messages = {"invalid_base64": "Not valid base64 text."}  # noqa: RUF012 # marshmallow's
 
-    def __init__(self, members: type[enum.Enum], **options: Any) -> None:
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+        if value is None:
+            return None
+        data = value.encode() if isinstance(value, str) else bytes(value)
+        return base64.b64encode(data).decode("ascii")
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, bytes):
+            return value
+        if isinstance(value, str) and BASE64.fullmatch(value):
+            return base64.b64decode(value)
+        raise self.make_error("invalid_base64")
+
+
+class Json(fields.Raw):
+    """Any JSON value: text, finite numbers, booleans, null, lists of those and objects with text as keys."""
+
+    default_error_messages = {"invalid": "Not a JSON value."}  # noqa: RUF012 # marshmallow's
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
+        level = [value]
+        for _ in range(JSON_DEPTH):
+            below: list[Any] = []
+            for item in level:
+                below.extend(self._parts(item))
+            if not below:
+                return value
+            level = below
+        raise ValidationError(f"Nested deeper than {JSON_DEPTH} levels.")
+
+    def _parts(self, item: Any) -> Sequence[Any]:
+        kind = type(item)
+        if kind is str:
+            check_text(item)
+        elif kind is dict:
+            for key in item:
+                if type(key) is not str:
+                    raise self.make_error("invalid")
+                check_text(key)
+            return list(item.values())
+        elif kind is list:
+            return item  # type: ignore[no-any-return]  # a list, as `kind` says
+        elif kind is float:
+            if not math.isfinite(item):
+                raise self.make_error("invalid")
+        elif kind is not int and kind is not bool and item is not None:
+            raise self.make_error("invalid")
+        return ()
+
+
+class _Iso(fields.Field[Any]):
+    """What the fields of dates and times share: one form of ISO 8601 text, and further formats that a field names.
+
+    A format that the schema sets (`Meta.datetimeformat` and its like) takes the place of both.
+    """
+
+    iso: re.Pattern[str]
+    kind: type
+    OBJ_TYPE: str
+    format: str | None
+
+    def __init__(self, *, also: Sequence[str] = (), **options: Any) -> None:
+        self.also = tuple(also)
         super().__init__(**options)
-        self.members = members
-        self._by_value = {(type(member.value), member.value): member for member in members}
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
+        if type(value) is self.kind:
+            return value
+        if self.format not in (None, "iso", "iso8601"):
+            return super()._deserialize(value, attr, data, **kwargs)
+        if isinstance(value, str):
+            for read in (self._read_iso, *(self._reader(form) for form in self.also)):
+                try:
+                    return read(value)
+                except ValueError:
+                    continue
+        raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE)
+
+    def _read_iso(self, value: str) -> Any:
+        if not self.iso.fullmatch(value):
+            raise ValueError("not the form that this field takes")
+        return self.kind.fromisoformat(value)  # type: ignore[attr-defined]  # each kind has it
+
+    def _reader(self, form: str) -> Callable[[str], Any]:
+        def read(value: str) -> Any:
+            moment = datetime.datetime.strptime(value, form)  # noqa: DTZ007 # the field's own format says
+            if self.kind is datetime.date:
+                return moment.date()
+            return moment.timetz() if self.kind is datetime.time else moment
+
+        return read
+
+
+class DateTime(_Iso, fields.DateTime):
+    """A moment as ISO 8601 text: a date, "T" or a space, a time, and an offset from UTC if it has one.
+
+    Arguments:
+        also: formats of `strptime` that are read too (Peewee's `DateTimeField(formats=...)`).
+    """
+
+    iso = DATETIME
+    kind = datetime.datetime
+
+
+class Date(_Iso, fields.Date):
+    """A day as text: "2026-11-24". `also` as for DateTime."""
+
+    iso = DATE
+    kind = datetime.date
+
+
+class Time(_Iso, fields.Time):
+    """A time of day as text: "14:30:00". `also` as for DateTime."""
+
+    iso = TIME
+    kind = datetime.time
+
+
+class Timestamp(DateTime):
+    """A moment that the column holds as a number of seconds since 1970, or of parts of them.
+
+    It is written with its offset from UTC, so that a reader elsewhere knows the moment; text without an offset is read as
+    Peewee reads it, in UTC or in the machine's zone. What is loaded is Peewee's value, a datetime without an offset,
+    except in the hour that a zone has twice: there the offset stays, as without it the moment would be a guess.
+
+    Arguments:
+        utc: as of Peewee's `TimestampField`.
+    """
+
+    def __init__(self, *, utc: bool = False, **options: Any) -> None:
+        self.utc = utc
+        super().__init__(**options)
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
-        return value.value if isinstance(value, enum.Enum) else value
+        if isinstance(value, datetime.datetime) and value.tzinfo is None:
+            value = value.replace(tzinfo=datetime.UTC) if self.utc else value.astimezone()
+        return super()._serialize(value, attr, obj, **kwargs)
 
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> enum.Enum:
-        if isinstance(value, self.members):
-            return value
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        found = self._by_value.get((type(value), value)) if isinstance(value, (str, int)) else None
-        if found is None:
-            raise self.make_error("unknown", values=", ".join(str(member.value) for member in self.members))
-        return found
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime.datetime:
+        moment: datetime.datetime = super()._deserialize(value, attr, data, **kwargs)
+        try:
+            if moment.tzinfo is None:
+                moment.timestamp()  # what the database will ask for
+                return moment
+            if self.utc:
+                return moment.astimezone(datetime.UTC).replace(tzinfo=None)
+            local = moment.astimezone().replace(tzinfo=None)
+            same = time.mktime(local.timetuple()) == math.floor(moment.timestamp())
+        except (OverflowError, ValueError, OSError):
+            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE) from None
+        return local if same else moment
 
-    def json_schema(self) -> dict[str, Any]:
-        return {"enum": [member.value for member in self.members]}
+
+def validators(given: Any) -> list[Callable[[Any], Any]]:
+    """What a field was given as `validate`, as a list."""
+    if given is None:
+        return []
+    return [given] if callable(given) else list(given)
+
+
+def check_text(value: str) -> None:
+    """Raise ValidationError for text with half a surrogate pair, which neither UTF-8 nor a database can keep."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValidationError("Not a valid string: half of a surrogate pair.") from None
