@@ -31,6 +31,7 @@ bench: $(VENV)/.ready-bench ## measure HonkerDatabase beside SqliteDatabase, the
 	$(BIN)/python benchmarks/events.py
 	$(BIN)/python benchmarks/capture.py
 	$(BIN)/python benchmarks/storage.py
+	$(BIN)/python benchmarks/schemas.py
 
 clean: ## remove .venv and what the tools leave
 	rm -rf $(VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

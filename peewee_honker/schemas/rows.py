@@ -19,6 +19,10 @@ class RowSchema(Schema):
         """Give the value of a key, or `default` (which leaves the key out) for a column that the instance does not hold."""
         if isinstance(obj, peewee.Model):
             row: Any = obj
-            if attr not in row.__data__ and attr not in row.__rel__ and attr in row._meta.fields:
+            if attr in row.__data__:
+                return getattr(row, attr)  # what marshmallow comes to after three calls
+            if attr not in row.__rel__ and attr in row._meta.fields:
                 return default
+        elif type(obj) is dict and attr in obj:
+            return obj[attr]
         return super().get_attribute(obj, attr, default)
