@@ -251,3 +251,7 @@ def test_casts_lose_nothing_by_guessing():
     }
     assert cast_attributes({"n": "12", "t": 1.5, "o": {}, "extra": 1}, schema) == {"n": 12, "t": "1.5", "o": {"x": 1}}
     assert cast_attributes({"n": "012", "t": True}, schema) == {"n": "012", "t": True}
+    number = {"properties": {"x": {"type": "number"}}}
+    for text in ("nan", "inf", "-Infinity", "1e999", "1_0"):
+        assert cast_attributes({"x": text}, number) == {"x": text}
+    assert cast_attributes({"x": "1.5"}, number) == {"x": 1.5}

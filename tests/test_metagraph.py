@@ -245,6 +245,22 @@ def test_a_node_of_the_same_type_name_in_another_graph_has_no_row(calls):
     assert CallNode.select().count() == 1
 
 
+def test_columns_follow_the_type_of_the_graph(calls, path):
+    keys = "SELECT key FROM call_nodes ORDER BY key"
+    free = GraphRepository.create(calls.database, "free")
+    free.add_node("f", "call", CALL)
+    Graph.update(graph_type=GraphType.get(name="CallGraph")).where(Graph.id == free.graph_id).execute()
+    assert outside.rows(path, keys) == [["a"], ["f"]]
+    Graph.update(graph_type=None).where(Graph.id == free.graph_id).execute()
+    assert outside.rows(path, keys) == [["a"]]
+    GraphType.update(name="Calls").execute()
+    assert outside.rows(path, keys) == []
+    GraphType.update(name="CallGraph").execute()
+    assert outside.rows(path, keys) == [["a"]]
+    GraphType.delete().execute()
+    assert outside.rows(path, keys) == []
+
+
 def test_a_secrets_columns_do_not_hold_its_value(graphs):
     install_module(graphs, SecretGraph)
     value = {"keyVersion": 2, "salt": "s", "iv": "i", "data": "d"}

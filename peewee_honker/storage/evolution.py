@@ -124,9 +124,9 @@ def _cast_value(value: Any, schema: Any) -> Any:
     if wanted in ("integer", "number") and isinstance(value, str):
         try:
             number = int(value) if wanted == "integer" else float(value)
-        except ValueError:
+            return number if json_text(number) == value or str(int(number)) == value else value
+        except ValueError:  # no number, or none that JSON can hold ("nan", "inf")
             return value
-        return number if json_text(number) == value or str(int(number)) == value else value
     return value
 
 

@@ -182,4 +182,19 @@ def _triggers(model: type[NativeModel]) -> list[str]:
         f'CREATE TRIGGER IF NOT EXISTS "{table}_update" AFTER UPDATE OF {watched} ON "nodes" '
         f"WHEN {is_new} OR {was} BEGIN {gone}; {put}; END"
     )
-    return [inserted, updated]
+    # Another type of the graph, or none (as when the type is removed), or another name of the type.
+    retyped = _refill(model, f"{table}_graph_type", "graph_type_id", "graphs", '= NEW."id"')
+    of_type = 'IN (SELECT "id" FROM "graphs" WHERE "graph_type_id" = NEW."id")'
+    renamed = _refill(model, f"{table}_type_name", "name", "graph_types", of_type)
+    return [inserted, updated, retyped, renamed]
+
+
+def _refill(model: type[NativeModel], name: str, column: str, table: str, graphs: str) -> str:
+    """A trigger that fills the rows of some graphs anew when a column has changed."""
+    native = model._meta.table_name
+    return (
+        f'CREATE TRIGGER IF NOT EXISTS "{name}" AFTER UPDATE OF "{column}" ON "{table}" '
+        f'WHEN OLD."{column}" IS NOT NEW."{column}" BEGIN DELETE FROM "{native}" WHERE "graph_id" {graphs}; '
+        f'INSERT INTO "{native}" ({_columns(model)}) SELECT {_values(model, "n")} FROM "nodes" n '
+        f'WHERE n."graph_id" {graphs} AND {_is(model, "n")}; END'
+    )
