@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets at once would run pip twice in one .venv
 .DELETE_ON_ERROR: # a .venv that was not finished is made again
-.PHONY: help demo test test-slow lint bench clean no-python
+.PHONY: help demo test test-slow test-lowest lint bench clean no-python
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready-demo ## import 28,000 airports in one process and hear of them in two others
 	$(BIN)/python examples/airports/demo.py
@@ -20,6 +20,11 @@ test: $(VENV)/.ready-test ## run the tests
 
 test-slow: $(VENV)/.ready-test ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-lowest: ## run the tests of database, signals and schemas on the oldest versions of what we stand on
+	PIP_CONSTRAINT=tests/lowest.txt $(MAKE) VENV=$(VENV)-lowest $(VENV)-lowest/.ready-test
+	$(VENV)-lowest/bin/python -m pytest tests/test_database.py tests/test_equality.py tests/test_transactions.py \
+	    tests/test_signals.py tests/test_bus.py tests/test_schemas_*.py
 
 lint: $(VENV)/.ready-test ## check style and types
 	$(BIN)/ruff check .
@@ -34,7 +39,7 @@ bench: $(VENV)/.ready-bench ## measure HonkerDatabase beside SqliteDatabase, the
 	$(BIN)/python benchmarks/schemas.py
 
 clean: ## remove .venv and what the tools leave
-	rm -rf $(VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The package with one of the extras of setup.cfg, made again when what says how to install changes.
