@@ -315,3 +315,18 @@ def test_the_schemas_are_marshmallows(shop):
     assert schema().dump(Order.get(number=3)) == {
         "id": 1, "number": 3, "note": None, "paid": False, "rank": 1, "doubled": 6, "shop": "a",
     }  # fmt: skip
+
+
+def test_what_a_field_shows_of_its_value_is_what_is_dumped():
+    class Shout(peewee.FieldAccessor):
+        def __get__(self, instance, instance_type=None):
+            return self.field if instance is None else instance.__data__[self.name].upper()
+
+    class ShoutField(peewee.TextField):
+        accessor_class = Shout
+
+    class Sign(peewee.Model):
+        text = ShoutField()
+        plain = peewee.TextField()
+
+    assert create_select_schema(Sign)().dump(Sign(text="stop", plain="stop")) == {"text": "STOP", "plain": "stop"}

@@ -20,7 +20,7 @@ from ..errors import SchemaError
 from . import strict
 from .constraints import Exactly
 from .convert import Reference
-from .rows import RowSchema
+from .rows import RowSchema, reads_plainly
 
 __all__ = ["compile_dump", "compile_load"]
 
@@ -122,7 +122,7 @@ def _kind(field: Any) -> type:
 
 def _plain_model(schema: Any, model: Any) -> bool:
     """Whether all keys are plain columns of the model, so that an instance holds them in `__data__`."""
-    if model.__getattribute__ is not object.__getattribute__ or any("__getitem__" in vars(base) for base in model.__mro__):
+    if not reads_plainly(model):
         return False
     for key, field in schema.dump_fields.items():
         reference = isinstance(field, Reference)
