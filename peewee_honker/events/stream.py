@@ -20,6 +20,7 @@ __all__ = [
     "consumer_places",
     "forget_consumer",
     "newest_offset",
+    "offset_before_last",
     "offset_of",
     "pruned_offset",
     "read_page",
@@ -62,6 +63,7 @@ SELECT c.name AS consumer, c.topic AS stream, c.offset,
     (SELECT owner FROM _honker_locks AS l
         WHERE l.name = 'peewee_honker.consumer.' || c.name AND l.expires_at > unixepoch()) IS NOT NULL AS active
 FROM _honker_stream_consumers AS c ORDER BY c.topic, c.name"""
+_BEFORE_LAST = "SELECT offset FROM _honker_stream WHERE topic = ? ORDER BY offset DESC LIMIT 1 OFFSET ?"
 _TIMEOUT = 5.0
 
 INSERT = "INSERT INTO _honker_stream (topic, key, payload) VALUES (?, ?, ?)"
@@ -92,6 +94,12 @@ def newest_offset(engine: "Engine") -> int:
     """The offset of the last event of any stream, or 0."""
     newest: int = engine.read(_NEWEST, (), _TIMEOUT)[0]["newest"]
     return newest
+
+
+def offset_before_last(engine: "Engine", stream: str, most: int) -> int:
+    """The offset behind which the last `most` events of a stream are; 0 when it has no more than these."""
+    rows = engine.read(_BEFORE_LAST, (stream, most), _TIMEOUT)
+    return int(rows[0]["offset"]) if rows else 0
 
 
 def pruned_offset(engine: "Engine", stream: str) -> int:
