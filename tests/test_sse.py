@@ -214,14 +214,17 @@ def test_a_page_that_may_not_listen_is_refused(framework, path):
 def test_a_page_hears_only_what_it_may(framework, path, stream):
     for name in ("ada", "eve", "ada"):
         stream.dispatch(Event("order.saved", "", name))
-    with Server(framework, path, stream="orders", guarded=True) as server:
-        with Page(server.port, "?user=ada&after=0") as ada, Page(server.port, "?user=root&after=0") as root:
-            assert payloads(ada.take(2)) == ["ada", "ada"]
-            assert payloads(root.take(3)) == ["ada", "eve", "ada"]
-            for name in ("eve", "ada"):
-                stream.dispatch(Event("order.saved", "", name))
-            assert payloads(ada.take(1)) == ["ada"]
-            assert payloads(root.take(2)) == ["eve", "ada"]
+    with (
+        Server(framework, path, stream="orders", guarded=True) as server,
+        Page(server.port, "?user=ada&after=0") as ada,
+        Page(server.port, "?user=root&after=0") as root,
+    ):
+        assert payloads(ada.take(2)) == ["ada", "ada"]
+        assert payloads(root.take(3)) == ["ada", "eve", "ada"]
+        for name in ("eve", "ada"):
+            stream.dispatch(Event("order.saved", "", name))
+        assert payloads(ada.take(1)) == ["ada"]
+        assert payloads(root.take(2)) == ["eve", "ada"]
 
 
 def test_a_full_feed_refuses_until_a_page_has_gone(framework, path):

@@ -62,7 +62,8 @@ from peewee_honker.contrib.starlette import events_endpoint
 async def clients(request):
     return PlainTextResponse(str(feed.clients))
 
-app = Starlette(routes=[Route("/events", events_endpoint(feed, authorize=authorize if guarded else None)), Route("/clients", clients)])
+events = events_endpoint(feed, authorize=authorize if guarded else None)
+app = Starlette(routes=[Route("/events", events), Route("/clients", clients)])
 server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
 print(listening.getsockname()[1])
 signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises what it has heard once more when it has ended
