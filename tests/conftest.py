@@ -9,6 +9,11 @@ from typing import Any
 import pytest
 
 from peewee_honker import HonkerDatabase
+from tests.support.postgres import open_postgres, pg, postgres_server, postgres_url  # noqa: F401  (fixtures)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "services: needs a server, which the session starts; skipped where there is none")
 
 
 @pytest.fixture
