@@ -79,7 +79,7 @@ class Link:
                 if not connection.closed:
                     raise
                 self._drop()
-                raise PostgresUnavailableError(f"the connection to {self!r} was lost: {error}") from error
+                raise PostgresUnavailableError(f"the connection to {self!r} was lost: {_on_one_line(error)}") from error
             finally:
                 if not self._holders:
                     self._drop()
@@ -120,7 +120,7 @@ class Link:
                     self._news.add(notify.extra.decode())
             except psycopg.Error as error:
                 self._drop()
-                raise PostgresUnavailableError(f"the connection to {self!r} was lost: {error}") from error
+                raise PostgresUnavailableError(f"the connection to {self!r} was lost: {_on_one_line(error)}") from error
             news, self._news = self._news, set()
             return news
 
@@ -143,7 +143,7 @@ class Link:
             except psycopg.Error as error:
                 self._drop()
                 raise PostgresUnavailableError(
-                    f"no connection to {self!r}: {str(error).strip()}. Is the server running, and is the address right?"
+                    f"no connection to {self!r}: {_on_one_line(error)}. Is the server running, and is the address right?"
                 ) from error
             self.generation += 1
         return self._connection
@@ -165,3 +165,7 @@ class Link:
         if self._process != os.getpid():  # the child of a fork: the connection is the parent's
             self._process, self._holders, self._connection = os.getpid(), 0, None
             self._using = threading.RLock()
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
