@@ -435,6 +435,7 @@ class EventBus:
         """
         self._stopped.clear()
         with _Terminating(self._stopped), self:
+            dispatcher = self._running
             try:
                 while not self._stopped.wait(_LOOK):
                     self._check()
@@ -443,6 +444,8 @@ class EventBus:
                     logger.info("stopped by Ctrl-C")
                 else:
                     raise  # a receiver's own
+        if dispatcher is not None:
+            dispatcher.flush()  # stopped within a receiver: that is let finish too, with the transaction it runs in
 
     # Dead letters
 

@@ -10,6 +10,8 @@ import peewee
 import psycopg
 import pytest
 
+pytest.importorskip("psycopg", reason="psycopg is not installed: the extra `postgres`")
+
 from peewee_honker import Event, HonkerError, Retention
 from peewee_honker.events import GAP
 from peewee_honker.events.retention import Pruner
@@ -230,6 +232,25 @@ def test_a_cut_in_the_middle_of_a_transactional_receiver_neither_loses_nor_doubl
 
 def publisher_name(url):
     return url.split("/")[3].split("?")[0]
+
+
+def test_a_receiver_whose_connection_is_always_lost_does_not_hold_the_stream_for_ever(pg, monkeypatch):
+    """As `idle_in_transaction_session_timeout` may do to one that takes too long."""
+    monkeypatch.setattr("peewee_honker.events.consumer._PAUSE", 0.01)
+    done = []
+
+    @in_transaction
+    def work(event):
+        if event.id == "slow":
+            pg.execute_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+        done.append(event.id)
+
+    with PostgresTarget(pg, "durable", consumer="test", attempts=2, backoff=0.01) as target:
+        target.add_listener("*", work)
+        say(target, "slow", "next")
+        outside.until(lambda: done == ["next"])
+    (letter,) = store_for(pg).dead_letters()
+    assert letter.event.id == "slow"
 
 
 def test_the_absence_of_a_server_is_said_at_the_start():

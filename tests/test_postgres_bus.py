@@ -6,6 +6,8 @@ import threading
 import peewee
 import pytest
 
+pytest.importorskip("psycopg", reason="psycopg is not installed: the extra `postgres`")
+
 from peewee_honker import EventBus, HonkerError, Retention
 from peewee_honker.servers.postgres import PostgresUnavailableError, store_for
 from peewee_honker.signals import Model, in_transaction
@@ -150,8 +152,8 @@ def test_an_app_says_and_hears_the_same_on_a_file_and_on_postgresql(anywhere, mo
     ]
 
 
-def test_transactional_receivers_take_effect_once_through_kills(anywhere):
-    database, where = anywhere
+def test_transactional_receivers_take_effect_once_through_kills(db, postgres_url):
+    database, where = db, postgres_url
     with database.bind_ctx([Order, Shipment]):
         database.create_tables([Order, Shipment])
         publisher = EventBus(database)

@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest.importorskip("psycopg", reason="psycopg is not installed: the extra `postgres`")
+
 from peewee_honker.events import CompositeEventTarget
 from peewee_honker.servers.postgres import PostgresLocalTarget, PostgresTarget
 from tests.test_target_contract import (  # noqa: F401  (tests, which run here on the fixtures of this module)

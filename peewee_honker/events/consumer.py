@@ -35,6 +35,7 @@ _ASK = 1.0  # seconds between two looks for a free lease
 _LONGEST_BACKOFF = 60.0
 _SAVE_WHEN_IDLE = 0.1  # seconds that a place may be unsaved when nothing comes any more
 _SAVE_WHEN_BUSY = 1.0
+_MOST_LOSSES = 10  # of the connection under one event; more are counted as its receiver's failures
 _PAUSE = 1.0  # after a loop has ended under a receiver
 
 
@@ -58,6 +59,7 @@ class _Place:
     saved: int = 0
     left: Sequence[Receiver] | None = None  # receivers of the next event that have not succeeded yet
     attempts: int = 0
+    losses: int = 0  # of the connection, while the next event's receivers ran
     not_before: float = 0.0
     failures: dict[str, Exception] = field(default_factory=dict)
 
@@ -303,7 +305,7 @@ class Consumer:
         The transactional ones come last and once the others are done with: with their work the offset is saved.
         """
         if place.left is None:
-            place.left, place.attempts = place.receivers(event), 0
+            place.left, place.attempts, place.losses = place.receivers(event), 0, 0
             if place.failures:
                 place.failures = {}
         if not place.left:
@@ -400,7 +402,8 @@ class Consumer:
 
     def _note_unless_lost(self, place: _Place, receiver: Receiver, event: Event, error: Exception) -> None:
         """Count a receiver's failure; one that came with the loss of the connection is none of its own."""
-        if self._store.has_lost_connection():
+        if self._store.has_lost_connection() and place.losses < _MOST_LOSSES:
+            place.losses += 1
             raise Interrupted(f"the connection was lost: {error}") from error
         self._note(place, receiver, event, error)
 

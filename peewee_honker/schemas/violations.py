@@ -26,7 +26,7 @@ KEY = re.compile(r"\((?P<columns>.+?)\)=\(")
 
 
 def validation_error(error: peewee.IntegrityError, model: type[peewee.Model]) -> ValidationError | None:
-    """Give an IntegrityError of SQLite or PostgreSQL as marshmallow's ValidationError, or None for one that names no columns.
+    """Give an IntegrityError of SQLite or PostgreSQL as marshmallow's ValidationError; None for one that names no columns.
 
     Arguments:
         error: what Peewee raised.

@@ -4,6 +4,7 @@ import logging
 import os
 import random
 import select
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -147,6 +148,7 @@ class _Waker:
         for end in (self._read_end, self._write_end):
             os.set_blocking(end, False)
         self._closed = False
+        self._closing = threading.Lock()
 
     def wait(self) -> bool:
         """Wait; whether somebody had something to say."""
@@ -165,7 +167,9 @@ class _Waker:
 
     def wake(self) -> None:
         """End the wait."""
-        if not self._closed:
+        with self._closing:
+            if self._closed:
+                return
             try:
                 os.write(self._write_end, b".")
             except BlockingIOError:
@@ -173,6 +177,7 @@ class _Waker:
 
     def close(self) -> None:
         """Give the pipe back."""
-        self._closed = True
-        os.close(self._write_end)
-        os.close(self._read_end)
+        with self._closing:
+            self._closed = True
+            os.close(self._write_end)
+            os.close(self._read_end)

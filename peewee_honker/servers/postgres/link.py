@@ -70,7 +70,7 @@ class Link:
 
         Raises PostgresUnavailableError when there is no connection to be had, or it is lost; else psycopg's errors.
         """
-        with self._using:
+        with self._use():
             connection = self._connected()
             try:
                 cursor = connection.execute(sql.encode(), parameters)
@@ -86,8 +86,7 @@ class Link:
 
     def hold(self) -> None:
         """Keep the connection open, and listen. Raises PostgresUnavailableError when there is no server."""
-        with self._using:
-            self._forget_other_process()
+        with self._use():
             self._holders += 1
             try:
                 self._connected()
@@ -97,22 +96,20 @@ class Link:
 
     def let_go(self) -> None:
         """The end of a `hold`."""
-        with self._using:
-            if self._process != os.getpid():
-                return
-            self._holders -= 1
+        with self._use():
+            self._holders = max(0, self._holders - 1)  # 0 in the child of a fork
             if not self._holders:
                 self._drop()
 
     def fileno(self) -> int | None:
         """What becomes readable when the server has something to say; None while there is no connection."""
-        with self._using:
+        with self._use():
             return None if self._connection is None or self._connection.closed else self._connection.fileno()
 
     def take_news(self) -> set[str]:
         """What was notified since the last time. Raises PostgresUnavailableError when the connection is lost, or was and
         there is no server."""
-        with self._using:
+        with self._use():
             connection = self._connected()
             try:
                 connection.pgconn.consume_input()
@@ -131,7 +128,6 @@ class Link:
             self.on_news()
 
     def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
-        self._forget_other_process()
         if self._connection is None or self._connection.closed:
             self._drop()
             try:
@@ -161,10 +157,14 @@ class Link:
         if connection is not None:
             connection.close()
 
-    def _forget_other_process(self) -> None:
-        if self._process != os.getpid():  # the child of a fork: the connection is the parent's
-            self._process, self._holders, self._connection = os.getpid(), 0, None
+    def _use(self) -> threading.RLock:
+        """What to hold while using the connection. In the child of a fork it begins anew: the connection is the parent's,
+        and another thread may have held the lock."""
+        if self._process != os.getpid():
+            self._process, self._holders, self._connection, self.on_news = os.getpid(), 0, None, None
+            self.generation += 1
             self._using = threading.RLock()
+        return self._using
 
 
 def _on_one_line(error: Exception) -> str:

@@ -271,7 +271,7 @@ class PostgresStore:
         return made
 
     def has_lost_connection(self) -> bool:
-        if not self.database.is_closed() and not self.database.is_connection_usable():
+        if not self.database.is_closed() and self.database.connection().closed:  # as both psycopgs call it
             self.close_thread()
             return True
         try:
