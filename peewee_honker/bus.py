@@ -24,7 +24,8 @@ import peewee
 from peewee_honker import signals
 from peewee_honker.bridge import OPERATIONS, Bridge, Operation, PayloadSchema
 from peewee_honker.bussignal import BusSignal
-from peewee_honker.capture import Capture
+from peewee_honker.capture import Capture, Installed, installed_captures
+from peewee_honker.capture.postgres import PostgresCapture, installed_postgres_captures
 from peewee_honker.database import HonkerDatabase
 from peewee_honker.errors import EngineClosedError
 from peewee_honker.events import (
@@ -226,7 +227,7 @@ class EventBus:
         Returns a bridge, whose signals `saved` and `deleted` call receivers as those of `bridge` do. Raises as
         `Capture.install` does.
         """
-        capture = Capture(
+        capture = self._capture_class(
             model,
             operations=operations,
             columns=columns,
@@ -254,7 +255,17 @@ class EventBus:
 
     def uncapture(self, model: type[Any]) -> bool:
         """Drop the triggers of `capture`; a bridge of the model does not publish by itself again. Whether there were any."""
-        return Capture(model).uninstall(self.database)
+        return self._capture_class(model).uninstall(self.database)
+
+    def captures(self) -> list[Installed]:
+        """The captures that the database has, made by this program or another."""
+        if isinstance(self.database, HonkerDatabase):
+            return installed_captures(self.database)
+        return installed_postgres_captures(self.database)
+
+    @property
+    def _capture_class(self) -> type[Capture]:
+        return Capture if isinstance(self.database, HonkerDatabase) else PostgresCapture
 
     def signal(
         self, name: str, *, durable: bool = False, local: bool = False, retention: Retention | None = None

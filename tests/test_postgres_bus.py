@@ -293,8 +293,3 @@ def test_the_bus_goes_on_when_the_server_comes_back(db, bus, heard, postgres_ser
 def test_the_packages_tables_are_not_among_the_apps(db, bus):  # noqa: F811
     store_for(db).prepare()
     assert db.get_tables() == ["order"]
-
-
-def test_capture_by_triggers_is_refused_in_words(db, bus):  # noqa: F811
-    with pytest.raises(TypeError, match="HonkerDatabase, not PostgresqlDatabase"):
-        bus.capture(Order)

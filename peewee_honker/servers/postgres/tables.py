@@ -65,6 +65,17 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
+CREATE OR REPLACE FUNCTION {SCHEMA}.tell(
+    stream text, type text, id text, payload jsonb, operation text, changes jsonb
+) RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO {SCHEMA}.outbox (stream, name, payload)
+    SELECT stream, CASE WHEN stream IS NULL THEN type ELSE id END, (jsonb_build_object(
+        'type', type, 'id', id, 'payload', payload, 'operation', operation, 'origin', '',
+        'event_id', (lpad(to_hex((now * 1000)::bigint), 12, '0') || '7' || substr(random, 14))::uuid,
+        'time', now, 'transaction', pg_current_xact_id()::text
+    ) || CASE WHEN changes IS NULL THEN '{{}}'::jsonb ELSE jsonb_build_object('changes', changes) END)::text
+    FROM (SELECT extract(epoch FROM clock_timestamp()) AS now, replace(gen_random_uuid()::text, '-', '') AS random) AS made
+$$;
 DROP TRIGGER IF EXISTS place_event ON {SCHEMA}.outbox;
 CREATE CONSTRAINT TRIGGER place_event AFTER INSERT ON {SCHEMA}.outbox
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.place_event();
