@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets at once would run pip twice in one .venv
 .DELETE_ON_ERROR: # a .venv that was not finished is made again
-.PHONY: help demo test test-slow test-lowest test-browser lint bench clean no-python
+.PHONY: help demo test test-slow test-lowest test-browser test-services lint bench clean no-python
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready-demo ## import 28,000 airports in one process and hear of them in two others
 	$(BIN)/python examples/airports/demo.py
@@ -28,6 +28,9 @@ test-lowest: ## run the tests of database, signals and schemas on the oldest ver
 
 test-browser: $(VENV)/.ready-browser ## run the tests that need Chromium (Debian: apt-get install chromium-driver)
 	$(BIN)/python -m pytest -m browser -rs
+
+test-services: $(VENV)/.ready-test ## run the tests on servers of their own (Debian: apt-get install postgresql)
+	$(BIN)/python -m pytest -m services -rs
 
 lint: $(VENV)/.ready-test ## check style and types
 	$(BIN)/ruff check .

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import blinker
 
 from peewee_honker import signals
-from peewee_honker.capture import installed_captures
 from peewee_honker.events import Event, EventTarget, Retention
 from peewee_honker.events.event import check_type
 from peewee_honker.events.listener import Listener, Outcome, call
@@ -143,7 +142,7 @@ class Bridge:
     def _look_for_capture(self) -> bool:
         """Whether the file has triggers that publish what this bridge would: then each change is told once, by them."""
         types = [self.type_saved, self.type_deleted]
-        for capture in installed_captures(self._bus.database):
+        for capture in self._bus.captures():
             options = capture.options
             same = (options["types"], options["durable"]) == (types, self.durable)
             if same and capture.complete and capture.table == self.model._meta.table_name:

@@ -16,14 +16,16 @@ import signal
 import threading
 from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import blinker
+import peewee
 
 from peewee_honker import signals
 from peewee_honker.bridge import OPERATIONS, Bridge, Operation, PayloadSchema
 from peewee_honker.bussignal import BusSignal
-from peewee_honker.capture import Capture
+from peewee_honker.capture import Capture, Installed, installed_captures
+from peewee_honker.capture.postgres import PostgresCapture, installed_postgres_captures
 from peewee_honker.database import HonkerDatabase
 from peewee_honker.errors import EngineClosedError
 from peewee_honker.events import (
@@ -34,19 +36,19 @@ from peewee_honker.events import (
     Event,
     EventTarget,
     HonkerEventTarget,
-    LocalEventTarget,
     Position,
     Recorder,
     Retention,
     SilentRecorder,
-    dead_letters,
 )
 from peewee_honker.events.composite import new_origin
 from peewee_honker.events.consumer import replay
-from peewee_honker.events.dead_letter import forget
-from peewee_honker.events.dispatcher import Dispatcher, dispatcher_for
 from peewee_honker.events.event import MAX_BYTES
 from peewee_honker.events.retention import EPHEMERAL_SECONDS, Pruner
+from peewee_honker.events.store import HonkerStore, Store
+
+if TYPE_CHECKING:
+    from peewee_honker.events.run import EventDispatcher
 
 __all__ = ["Bridge", "BusSignal", "EventBus"]
 
@@ -60,7 +62,7 @@ class EventBus:
     """Publishes in the transactions of a database and calls receivers after commit, in this and every other process.
 
     Arguments:
-        database: a `HonkerDatabase`.
+        database: a `HonkerDatabase`, or Peewee's `PostgresqlDatabase` (with the extra `postgres`).
         origin: what `Event.origin` says of events published here, with a part that is new at each start; by default
             `host:pid`.
         consumer: the name by which this process receives from durable bridges; it finds its place again by it after a
@@ -85,7 +87,7 @@ class EventBus:
 
     def __init__(
         self,
-        database: HonkerDatabase,
+        database: HonkerDatabase | peewee.PostgresqlDatabase,
         *,
         origin: str | None = None,
         consumer: str | None = None,
@@ -96,9 +98,8 @@ class EventBus:
         ephemeral_seconds: float = EPHEMERAL_SECONDS,
         recorder: Recorder | None = None,
     ) -> None:
-        if not isinstance(database, HonkerDatabase):
-            raise TypeError(f"an EventBus needs a HonkerDatabase, not {type(database).__name__}")
-        self.database = database
+        self._store, self._target_class = _store_and_target(database)
+        self.database: Any = database
         self.max_bytes = max_bytes
         self.recorder: Recorder = recorder or SilentRecorder()
         self.missed = blinker.Signal("Events were deleted before this process had them.")
@@ -112,7 +113,7 @@ class EventBus:
         self._bridges: dict[type[Any], Bridge] = {}
         self._signals: dict[str, BusSignal] = {}
         self._targets: dict[tuple[bool, str, bool], EventTarget] = {}
-        self._running: Dispatcher | None = None
+        self._running: EventDispatcher | None = None
         self._pruner: Pruner | None = None
         self._changing = threading.RLock()
         self._stopped = threading.Event()
@@ -226,7 +227,7 @@ class EventBus:
         Returns a bridge, whose signals `saved` and `deleted` call receivers as those of `bridge` do. Raises as
         `Capture.install` does.
         """
-        capture = Capture(
+        capture = self._capture_class(
             model,
             operations=operations,
             columns=columns,
@@ -254,7 +255,17 @@ class EventBus:
 
     def uncapture(self, model: type[Any]) -> bool:
         """Drop the triggers of `capture`; a bridge of the model does not publish by itself again. Whether there were any."""
-        return Capture(model).uninstall(self.database)
+        return self._capture_class(model).uninstall(self.database)
+
+    def captures(self) -> list[Installed]:
+        """The captures that the database has, made by this program or another."""
+        if isinstance(self.database, HonkerDatabase):
+            return installed_captures(self.database)
+        return installed_postgres_captures(self.database)
+
+    @property
+    def _capture_class(self) -> type[Capture]:
+        return Capture if isinstance(self.database, HonkerDatabase) else PostgresCapture
 
     def signal(
         self, name: str, *, durable: bool = False, local: bool = False, retention: Retention | None = None
@@ -294,11 +305,11 @@ class EventBus:
             if found is not None:
                 return found
             if local:
-                own = LocalEventTarget(self.database, max_bytes=self.max_bytes, recorder=self.recorder)
+                own = self._target_class.local_target(self.database, max_bytes=self.max_bytes, recorder=self.recorder)
                 remote = self.target(durable=durable, stream=stream)
                 found = CompositeEventTarget(own, remote, origin=lambda: self.origin)
             elif durable:
-                found = HonkerEventTarget(
+                found = self._target_class(
                     self.database,
                     "durable",
                     stream=stream,
@@ -307,13 +318,13 @@ class EventBus:
                     recorder=self.recorder,
                 )
             else:
-                found = HonkerEventTarget(self.database, max_bytes=self.max_bytes, recorder=self.recorder)
+                found = self._target_class(self.database, max_bytes=self.max_bytes, recorder=self.recorder)
             self._targets[key] = found
             return found
 
     def _the_consumer(self) -> Consumer | None:
         if self._consumer is None and self._consumer_name is not None:
-            self._consumer = Consumer(self.database, self._consumer_name, recorder=self.recorder, **self._consumer_options)
+            self._consumer = Consumer(self._store, self._consumer_name, recorder=self.recorder, **self._consumer_options)
         return self._consumer
 
     @property
@@ -335,9 +346,8 @@ class EventBus:
         with self._changing:
             if self._running is not None:
                 return
-            engine = self.database.engine
-            dispatcher = dispatcher_for(engine)
-            self._pruner = Pruner(engine, self._ephemeral_seconds, self._retentions)
+            dispatcher = self._store.dispatcher
+            self._pruner = Pruner(self._store, self._ephemeral_seconds, self._retentions)
             dispatcher.add_source(self._pruner)
             self._running = dispatcher
             try:
@@ -436,6 +446,7 @@ class EventBus:
         """
         self._stopped.clear()
         with _Terminating(self._stopped), self:
+            dispatcher = self._running
             try:
                 while not self._stopped.wait(_LOOK):
                     self._check()
@@ -444,12 +455,14 @@ class EventBus:
                     logger.info("stopped by Ctrl-C")
                 else:
                     raise  # a receiver's own
+        if dispatcher is not None:
+            dispatcher.flush()  # stopped within a receiver: that is let finish too, with the transaction it runs in
 
     # Dead letters
 
     def dead_letters(self, consumer: str | None = None) -> list[DeadLetter]:
         """The events that receivers could not take, oldest first: of one consumer, or of all."""
-        return dead_letters(self.database, consumer)
+        return self._store.dead_letters(consumer)
 
     def replay(self, letter: DeadLetter) -> None:
         """Call the receiver that failed on a dead letter again, here and now, in a transaction; delete the letter.
@@ -460,11 +473,22 @@ class EventBus:
         if self._consumer_name != letter.consumer:
             raise ValueError(f"the dead letter is of consumer {letter.consumer!r}, which this bus is not")
         heard = [each for each in self._heard if each.durable and each.stream_name == letter.stream]
-        replay(self.database, letter, lambda event: [listener for each in heard for listener in each.listeners_for(event)])
+        replay(self._store, letter, lambda event: [listener for each in heard for listener in each.listeners_for(event)])
 
     def drop(self, letter: DeadLetter) -> None:
         """Delete a dead letter."""
-        forget(self.database, letter)
+        self._store.forget(letter)
+
+
+def _store_and_target(database: Any) -> tuple[Store, Any]:
+    """Where a database keeps its events, and the class of targets on it."""
+    if isinstance(database, HonkerDatabase):
+        return HonkerStore(database), HonkerEventTarget
+    if isinstance(database, peewee.PostgresqlDatabase):
+        from peewee_honker.servers.postgres import PostgresTarget, store_for
+
+        return store_for(database), PostgresTarget
+    raise TypeError(f"an EventBus needs a HonkerDatabase or a PostgresqlDatabase, not {type(database).__name__}")
 
 
 def _names(channel: str, model: type[Any]) -> tuple[str, str]:

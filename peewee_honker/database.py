@@ -195,8 +195,8 @@ class HonkerDatabase(SqliteDatabase):
 
     # Transactions
 
-    def savepoint(self) -> "_Savepoint":
-        return _Savepoint(self)
+    def savepoint(self) -> "Savepoint":
+        return Savepoint(self)
 
     def _run_commit_callbacks(self) -> None:
         """Run the `after_commit` callbacks: all of them, whatever one raises, since the commit has happened."""
@@ -313,7 +313,7 @@ class HonkerDatabase(SqliteDatabase):
         return int(self.honker.prune_notifications(**limits))
 
 
-class _Savepoint(peewee._savepoint):
+class Savepoint(peewee._savepoint):
     """Peewee's savepoint, which on rollback also drops the `after_commit` callbacks added since it began."""
 
     def __enter__(self) -> Any:

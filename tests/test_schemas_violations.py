@@ -18,12 +18,15 @@ class Order(peewee.Model):
         indexes = ((("shop", "place"), True),)
 
 
-Order.add_index(peewee.SQL('CREATE UNIQUE INDEX "half" ON "order" (total / 2)'))
+Order.add_index(peewee.SQL('CREATE UNIQUE INDEX "half" ON "order" ((total / 2))'))
 
 
-@pytest.fixture(params=["sqlite", "honker"], autouse=True)
+@pytest.fixture(params=["sqlite", "honker", pytest.param("postgres", marks=pytest.mark.services)], autouse=True)
 def database(request, open_database):
-    made = peewee.SqliteDatabase(":memory:") if request.param == "sqlite" else open_database()
+    if request.param == "postgres":
+        made = request.getfixturevalue("pg")
+    else:
+        made = peewee.SqliteDatabase(":memory:") if request.param == "sqlite" else open_database()
     with made.bind_ctx([Order]):
         made.create_tables([Order])
         Order.create(number=1, place=1, total=10)

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from peewee_honker.driver import Engine
-from peewee_honker.events.dead_letter import DeadLetter, bury, dead_letters, forget, make_table
-from peewee_honker.events.dispatcher import dispatcher_for
+from peewee_honker.events.dead_letter import DeadLetter
 from peewee_honker.events.event import Event, gap_event
 from peewee_honker.events.listener import Interrupted, is_coroutine_function, name_of, running_loop
 from peewee_honker.events.metrics import Recorder, SilentRecorder
-from peewee_honker.events.stream import Position, offset_of, pruned_offset, read_page
+from peewee_honker.events.store import Store, store_of
+from peewee_honker.events.stream import Position, check_position
 from peewee_honker.events.tracing import within_trace
 from peewee_honker.signals import is_in_transaction
 
@@ -35,13 +35,8 @@ _ASK = 1.0  # seconds between two looks for a free lease
 _LONGEST_BACKOFF = 60.0
 _SAVE_WHEN_IDLE = 0.1  # seconds that a place may be unsaved when nothing comes any more
 _SAVE_WHEN_BUSY = 1.0
+_MOST_LOSSES = 10  # of the connection under one event; more are counted as its receiver's failures
 _PAUSE = 1.0  # after a loop has ended under a receiver
-
-_HOLDER = "SELECT owner FROM _honker_locks WHERE name = ? AND expires_at > unixepoch()"
-_OFFSET = "SELECT offset FROM _honker_stream_consumers WHERE name = ? AND topic = ?"
-_BEGIN_AT = "INSERT OR IGNORE INTO _honker_stream_consumers (name, topic, offset) VALUES (?, ?, ?)"
-_SAVE = "UPDATE _honker_stream_consumers SET offset = ? WHERE name = ? AND topic = ? AND offset = ?"
-_LAG = "SELECT count(*) AS n FROM _honker_stream WHERE topic = ? AND offset > ?"
 
 
 class _LeaseLostError(Exception):
@@ -64,6 +59,7 @@ class _Place:
     saved: int = 0
     left: Sequence[Receiver] | None = None  # receivers of the next event that have not succeeded yet
     attempts: int = 0
+    losses: int = 0  # of the connection, while the next event's receivers ran
     not_before: float = 0.0
     failures: dict[str, Exception] = field(default_factory=dict)
 
@@ -72,7 +68,7 @@ class Consumer:
     """Delivers the events of durable streams to receivers, for one consumer name.
 
     Arguments:
-        database: a HonkerDatabase.
+        database: a HonkerDatabase, or the store of another database.
         name: by which it finds its place again after a restart.
         start_at: where a consumer of a new name begins in a stream: `now`, at the `beginning`, behind an offset, or at a
             time.
@@ -91,7 +87,7 @@ class Consumer:
 
     def __init__(
         self,
-        database: "HonkerDatabase",
+        database: "HonkerDatabase | Store",
         name: str,
         *,
         start_at: Position = "now",
@@ -103,10 +99,9 @@ class Consumer:
             raise ValueError("a durable consumer needs a name, by which it finds its place again after a restart")
         if attempts < 1:
             raise ValueError(f"a receiver is called once at least, not {attempts} times")
-        offset_of(database.engine, "", start_at)  # raises for what is no position
+        check_position(start_at)
         self.name = name
-        self._database = database
-        self._engine = database.engine
+        self._store = store_of(database)
         self._start_at: Position = start_at
         self._attempts = attempts
         self._backoff = backoff
@@ -114,7 +109,6 @@ class Consumer:
         self._is_silent = type(self._recorder) is SilentRecorder
         self._changing = threading.Lock()
         self._places: dict[str, _Place] = {}
-        self._lock = f"peewee_honker.consumer.{name}"
         self._owner = uuid.uuid4().hex
         self._active = False
         self._next_lease = 0.0
@@ -139,11 +133,10 @@ class Consumer:
             known = self._places.get(stream)
             if known is not None and not known.leaving:
                 raise ValueError(f"consumer {self.name} reads the stream {stream!r} already")
-            self._engine = self._database.engine
-            self._make_place(stream)
+            self._store.make_place(self.name, stream, self._start_at)
             first = not self._places
             self._places = {**self._places, stream: _Place(receivers, missed or _ignore)}
-        dispatcher = dispatcher_for(self._engine)
+        dispatcher = self._store.dispatcher
         if first:
             dispatcher.add_source(self)
         else:
@@ -157,7 +150,7 @@ class Consumer:
                 return
             place.leaving = True
             last = all(other.leaving for other in self._places.values())
-        dispatcher = dispatcher_for(self._engine)
+        dispatcher = self._store.dispatcher
         if last:
             dispatcher.remove_source(self)
         else:
@@ -184,6 +177,14 @@ class Consumer:
             self._lost()
         return self._has_more
 
+    def due_in(self) -> float | None:
+        """Seconds until there is something to do though no event has come; None when that is not known to be soon."""
+        due = [place.not_before for place in self._places.values() if place.left is not None]
+        if self._unsaved_since is not None:
+            due.append(self._unsaved_since + _SAVE_WHEN_IDLE)
+        due.append(self._next_lease)
+        return max(0.0, min(due) - time.monotonic())
+
     def stop(self) -> None:
         """Save the offsets and let another process follow."""
         if self._active:
@@ -192,23 +193,19 @@ class Consumer:
             except _LeaseLostError:
                 logger.info("consumer %s had been taken over before it stopped", self.name)
             else:
-                with self._engine.face.transaction() as transaction:
-                    transaction.query("SELECT honker_lock_release(?, ?)", (self._lock, self._owner))
+                self._store.stop_leading(self.name, self._owner)
         self._active = False
         self._next_lease = 0.0
         with self._changing:
             self._places = {stream: place for stream, place in self._places.items() if not place.leaving}
-        if not self._database.is_closed():
-            self._database.close()  # of the dispatcher's thread
+        self._store.close_thread()
 
     def moved(self, engine: Engine) -> None:
         """Go on with another file that has taken the place of the first."""
-        if not self._database.is_closed():
-            self._database.close()  # the dispatcher's thread's connection to the file that was
-        self._engine = engine
+        self._store.moved(engine)
         self._active, self._next_lease, self._unsaved_since = False, 0.0, None
         for stream, place in self._places.items():
-            self._make_place(stream)
+            self._store.make_place(self.name, stream, self._start_at)
             place.found = False
             place.missed(gap_event(stream, place.offset, None, "the file was replaced"))
 
@@ -220,13 +217,7 @@ class Consumer:
         place = self._places.get(letter.stream)
         if place is None:
             raise ValueError(f"consumer {self.name} does not read the stream {letter.stream!r}")
-        replay(self._database, letter, place.receivers)
-
-    def _make_place(self, stream: str) -> None:
-        make_table(self._database)
-        if not self._engine.read(_OFFSET, (self.name, stream), 5.0):
-            offset = offset_of(self._engine, stream, self._start_at)
-            self._database.write_beside(_BEGIN_AT, (self.name, stream, offset))
+        replay(self._store, letter, place.receivers)
 
     # The lease
 
@@ -235,25 +226,18 @@ class Consumer:
         if now < self._next_lease:
             return self._active
         if self._active:
-            if self._ask("honker_lock_renew"):
+            if self._store.keep_leading(self.name, self._owner, _LEASE):
                 self._look_whether_moved()
             else:
                 self._lost()
-        else:
-            holders = self._engine.read(_HOLDER, (self._lock,), 5.0)
-            if not holders and self._ask("honker_lock_acquire"):
-                self._active = True
-                self._unsaved_since = None
-                for place in self._places.values():
-                    place.found = False
-                logger.info("consumer %s is active in this process", self.name)
+        elif self._store.lead(self.name, self._owner, _LEASE):
+            self._active = True
+            self._unsaved_since = None
+            for place in self._places.values():
+                place.found = False
+            logger.info("consumer %s is active in this process", self.name)
         self._next_lease = now + (_RENEW if self._active else _ASK)
         return self._active
-
-    def _ask(self, function: str) -> bool:
-        with self._engine.face.transaction() as transaction:
-            rows = transaction.query(f"SELECT {function}(?, ?, ?) AS yes", (self._lock, self._owner, _LEASE))
-        return bool(rows[0]["yes"])
 
     def _lost(self) -> None:
         logger.warning("consumer %s was taken over by another process", self.name)
@@ -262,18 +246,16 @@ class Consumer:
     def _look_whether_moved(self) -> None:
         """Find out that somebody has put the consumer elsewhere, or forgotten it; and tell of its lag."""
         for stream, place in self._places.items():
-            rows = self._engine.read(_OFFSET, (self.name, stream), 5.0)
-            if not rows or rows[0]["offset"] != place.saved:
+            if self._store.place(self.name, stream) != place.saved:
                 place.found = False
             elif place.found:
                 self._look_for_gap(stream, place)
             if not self._is_silent:
-                waiting = self._engine.read(_LAG, (stream, place.offset), 5.0)[0]["n"]
-                self._recorder.lag(self.name, stream, waiting)
+                self._recorder.lag(self.name, stream, self._store.lag(stream, place.offset))
 
     def _find_place(self, stream: str, place: _Place) -> None:
-        self._make_place(stream)
-        place.offset = place.saved = self._engine.read(_OFFSET, (self.name, stream), 5.0)[0]["offset"]
+        self._store.make_place(self.name, stream, self._start_at)
+        place.offset = place.saved = self._store.place(self.name, stream) or 0
         place.left, place.attempts, place.not_before, place.failures = None, 0, 0.0, {}
         place.found = True
 
@@ -285,7 +267,7 @@ class Consumer:
             self._look_for_gap(stream, place)
         if place.leaving or time.monotonic() < place.not_before:
             return False
-        offsets, events = read_page(self._engine, stream, place.offset, _PAGE)
+        offsets, events = self._store.read_page(stream, place.offset, _PAGE)
         if offsets and offsets[0] != place.offset + 1:
             self._look_for_gap(stream, place)
         for offset, event in zip(offsets, events, strict=True):
@@ -310,7 +292,7 @@ class Consumer:
 
     def _look_for_gap(self, stream: str, place: _Place) -> None:
         """Tell of events that retention has deleted before they were had."""
-        pruned = pruned_offset(self._engine, stream)
+        pruned = self._store.pruned_offset(stream)
         if pruned <= place.offset:
             return
         logger.warning("consumer %s has missed events of %s up to %s: they were pruned", self.name, stream, pruned)
@@ -323,7 +305,7 @@ class Consumer:
         The transactional ones come last and once the others are done with: with their work the offset is saved.
         """
         if place.left is None:
-            place.left, place.attempts = place.receivers(event), 0
+            place.left, place.attempts, place.losses = place.receivers(event), 0, 0
             if place.failures:
                 place.failures = {}
         if not place.left:
@@ -369,7 +351,7 @@ class Consumer:
         except Interrupted:
             raise
         except Exception as error:
-            self._note(place, receiver, event, error)
+            self._note_unless_lost(place, receiver, event, error)
             return False
         if place.failures:
             place.failures.pop(name_of(receiver), None)
@@ -384,7 +366,7 @@ class Consumer:
         for receiver in receivers:
             given_up.pop(name_of(receiver), None)
         try:
-            with self._database.atomic():
+            with self._store.atomic():
                 self._check_lease()
                 for current in receivers:
                     with self._recorder.delivering(event):
@@ -394,7 +376,7 @@ class Consumer:
         except (_LeaseLostError, _MovedError, Interrupted):
             raise
         except Exception as error:
-            self._note(place, current, event, error)
+            self._note_unless_lost(place, current, event, error)
             return False
         place.saved = offset
         self._tell_of_dead(event, given_up)
@@ -402,7 +384,7 @@ class Consumer:
 
     def _conclude(self, stream: str, place: _Place, offset: int, event: Event) -> None:
         """Leave an event behind as a dead letter of each receiver that has failed on it."""
-        with self._database.atomic():
+        with self._store.atomic():
             self._check_lease()
             self._bury(stream, place.failures, event, place.attempts)
             self._save_at(stream, place, offset)
@@ -411,12 +393,19 @@ class Consumer:
 
     def _bury(self, stream: str, failures: dict[str, Exception], event: Event, attempts: int) -> None:
         for name, error in failures.items():
-            bury(self._database, self.name, stream, event, name, error, attempts)
+            self._store.bury(self.name, stream, event, name, error, attempts)
 
     def _tell_of_dead(self, event: Event, failures: Iterable[str]) -> None:
         for name in failures:
             self._recorder.dead(event.type)
             logger.error("event %s is a dead letter of consumer %s for %s", event.event_id, self.name, name)
+
+    def _note_unless_lost(self, place: _Place, receiver: Receiver, event: Event, error: Exception) -> None:
+        """Count a receiver's failure; one that came with the loss of the connection is none of its own."""
+        if self._store.has_lost_connection() and place.losses < _MOST_LOSSES:
+            place.losses += 1
+            raise Interrupted(f"the connection was lost: {error}") from error
+        self._note(place, receiver, event, error)
 
     def _note(self, place: _Place, receiver: Receiver, event: Event, error: Exception) -> None:
         place.failures[name_of(receiver)] = error
@@ -446,7 +435,7 @@ class Consumer:
         if not unsaved:
             return
         try:
-            with self._database.atomic():
+            with self._store.atomic():
                 self._check_lease()
                 for stream, place in unsaved.items():
                     self._save_at(stream, place, place.offset)
@@ -459,16 +448,12 @@ class Consumer:
                 place.saved = place.offset
 
     def _save_at(self, stream: str, place: _Place, offset: int) -> None:
-        self._database.write_beside(_SAVE, (offset, self.name, stream, place.saved))
-        transaction = self._database.honker_transaction
-        if transaction is None or not transaction.query("SELECT changes() AS n")[0]["n"]:
+        if not self._store.save_place(self.name, stream, place.saved, offset):
             raise _MovedError
 
     def _check_lease(self) -> None:
         """In a transaction: nobody can take the lease over before its end, so a holder's work is one holder's alone."""
-        transaction = self._database.honker_transaction
-        holders = transaction.query(_HOLDER, (self._lock,)) if transaction is not None else []
-        if [holder["owner"] for holder in holders] != [self._owner]:
+        if not self._store.is_leader(self.name, self._owner):
             raise _LeaseLostError
 
 
@@ -476,7 +461,7 @@ def _ignore(_gap: Event) -> None:
     """Nobody asked to be told of gaps."""
 
 
-def replay(database: "HonkerDatabase", letter: DeadLetter, receivers: Callable[[Event], Sequence[Receiver]]) -> None:
+def replay(database: "HonkerDatabase | Store", letter: DeadLetter, receivers: Callable[[Event], Sequence[Receiver]]) -> None:
     """Give a dead letter to the receiver that failed on it, and delete it.
 
     For receivers marked with `in_transaction` that is one transaction; others are called outside of one, and the letter is
@@ -486,7 +471,8 @@ def replay(database: "HonkerDatabase", letter: DeadLetter, receivers: Callable[[
     again = [receiver for receiver in receivers(letter.event) if name_of(receiver) == letter.receiver]
     if not again:
         raise LookupError(f"no receiver {letter.receiver} hears {letter.event.topic} any more: drop the dead letter")
-    if not any(known.id == letter.id for known in dead_letters(database, letter.consumer)):
+    store = store_of(database)
+    if not any(known.id == letter.id for known in store.dead_letters(letter.consumer)):
         raise LookupError(f"the dead letter {letter.id} is gone: it was replayed or dropped")
     if running_loop() is not None and any(is_coroutine_function(receiver) for receiver in again):
         raise RuntimeError(
@@ -494,12 +480,12 @@ def replay(database: "HonkerDatabase", letter: DeadLetter, receivers: Callable[[
         )
     with within_trace(letter.event):
         if any(is_in_transaction(receiver) for receiver in again):
-            with database.atomic():
-                if not forget(database, letter):
+            with store.atomic():
+                if not store.forget(letter):
                     raise LookupError(f"the dead letter {letter.id} is gone: it was replayed or dropped")
                 for receiver in again:
                     receiver(letter.event)
             return
         for receiver in again:
             receiver(letter.event)
-        forget(database, letter)
+        store.forget(letter)

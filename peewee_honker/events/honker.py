@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Literal
 
 from peewee_honker.driver import Engine
 from peewee_honker.events.consumer import Consumer
-from peewee_honker.events.dispatcher import Dispatcher, dispatcher_for
+from peewee_honker.events.database_target import DatabaseTarget
+from peewee_honker.events.dispatcher import dispatcher_for
 from peewee_honker.events.event import MAX_BYTES, Event, gap_event
 from peewee_honker.events.listener import Listener, Where
 from peewee_honker.events.metrics import Recorder
-from peewee_honker.events.stream import INSERT as INTO_STREAM
+from peewee_honker.events.store import HonkerStore
 from peewee_honker.events.stream import Position, offset_of, pruned_offset, read_stream
 from peewee_honker.events.target import EventTarget
 
@@ -20,10 +21,8 @@ __all__ = ["Follower", "HonkerEventTarget"]
 
 logger = logging.getLogger("peewee_honker.events")
 
-_NOTIFY = "INSERT INTO _honker_notifications (channel, payload) VALUES (?, ?)"
 
-
-class HonkerEventTarget(EventTarget):
+class HonkerEventTarget(DatabaseTarget):
     """Events in Honker's own tables, written in the transaction that is open, heard in every process after the commit.
 
     Arguments:
@@ -54,90 +53,18 @@ class HonkerEventTarget(EventTarget):
         max_bytes: int = MAX_BYTES,
         recorder: Recorder | None = None,
     ) -> None:
-        super().__init__(max_bytes=max_bytes, recorder=recorder)
-        if mode not in ("ephemeral", "durable"):
-            raise ValueError(f"a mode is 'ephemeral' or 'durable', not {mode!r}")
-        if consumer is not None and mode == "ephemeral":
-            raise ValueError("only a durable target has a consumer: mode='durable'")
-        if prefix and mode == "durable":
-            raise ValueError("a durable target has no channels to prefix: it has one stream")
-        self.database = database
-        self.mode = mode
-        self.stream = stream
-        self.prefix = prefix
-        self._consumer = consumer
-        self._consumer_options = {"start_at": start_at, "attempts": attempts, "backoff": backoff}
-        self._dispatcher: Dispatcher | None = None
-
-    @property
-    def consumer(self) -> Consumer:
-        """The durable target's consumer. Raises ValueError when it was given no name."""
-        consumer = self._consumer
-        if consumer is None:
-            raise ValueError(
-                "listening to a durable stream needs a consumer's name, by which it finds its place again after a restart: "
-                "HonkerEventTarget(db, mode='durable', consumer='shipping')"
-            )
-        if isinstance(consumer, str):
-            consumer = self._consumer = Consumer(
-                self.database,
-                consumer,
-                recorder=self.recorder,
-                **self._consumer_options,  # type: ignore[arg-type]  # of three types
-            )
-        return consumer
-
-    def _dispatch(self, event: Event) -> None:
-        text = event.to_json(self.max_bytes)
-        if self.mode == "durable":
-            self.database.write_beside(INTO_STREAM, (self.stream, event.id, text))
-        else:
-            self.database.write_beside(_NOTIFY, (self.prefix + event.type, text))
-
-    def _open(self) -> None:
-        if self.mode == "durable":
-            self.consumer.listen(self.stream, self._calls_for, self.missed)
-        else:
-            self._dispatcher = dispatcher_for(self.database.engine)
-            self._dispatcher.attach(self)
-
-    def _close(self) -> None:
-        if self.mode == "durable":
-            self.consumer.leave(self.stream)
-        elif self._dispatcher is not None:
-            self._dispatcher.detach(self)
-            self._dispatcher = None
-
-    def _open_topic(self, topic: str) -> None:
-        if self._dispatcher is not None:
-            self._dispatcher.refresh()
-
-    def _settle(self) -> None:
-        dispatcher_for(self.database.engine).settle()
-
-    def _newest(self) -> int:
-        return 0 if self.mode == "durable" else dispatcher_for(self.database.engine).newest()
-
-    # What the dispatcher asks and tells
-
-    def hears(self, channel: str) -> bool:
-        """Whether somebody listens to events of a channel."""
-        return channel.startswith(self.prefix) and self._topics.may_match(channel.removeprefix(self.prefix))
-
-    def receive(self, event: Event) -> None:
-        """Give an event of a channel to its listeners."""
-        self._deliver(event)
-
-    def missed(self, gap: Event) -> None:
-        """Tell the listeners of `__gap__`."""
-        self._deliver(gap)
-
-    def moved(self, engine: Engine) -> None:
-        """Go on with another file; offsets begin anew there."""
-        if not self.database.is_closed():
-            self.database.close()  # the dispatcher's thread's connection to the file that was
-        for key, registration in list(self._registrations.items()):
-            self._registrations[key] = registration._replace(since=0)
+        super().__init__(
+            HonkerStore(database),
+            mode,
+            stream=stream,
+            prefix=prefix,
+            consumer=consumer,
+            start_at=start_at,
+            attempts=attempts,
+            backoff=backoff,
+            max_bytes=max_bytes,
+            recorder=recorder,
+        )
 
 
 class Follower:

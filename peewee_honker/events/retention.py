@@ -3,16 +3,20 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from peewee_honker.driver import Engine
 from peewee_honker.events.stream import PRUNED_TABLE
 
-__all__ = ["EPHEMERAL_SECONDS", "Pruner", "Retention", "prunable", "prune_notifications", "prune_stream"]
+if TYPE_CHECKING:
+    from peewee_honker.events.store import Store
+
+__all__ = ["BATCH", "EPHEMERAL_SECONDS", "Pruner", "Retention", "prunable", "prune_notifications", "prune_stream"]
 
 EPHEMERAL_SECONDS = 600.0
 """How long a notification is kept for those who are late, unless said otherwise."""
 
-_BATCH = 500  # rows that one transaction deletes
+BATCH = 500  # rows that one transaction deletes
 _EVERY = 60.0  # seconds between two rounds
 
 _PRUNE_NOTIFICATIONS = (
@@ -59,14 +63,14 @@ class Retention:
             raise ValueError(f"an age and a count are not negative: {self}")
 
 
-def prune_notifications(engine: Engine, older_than: float, batch: int = _BATCH) -> int:
+def prune_notifications(engine: Engine, older_than: float, batch: int = BATCH) -> int:
     """Delete notifications older than so many seconds, `batch` at most, in one transaction. Gives how many."""
     with engine.face.transaction() as transaction:
         transaction.execute(_PRUNE_NOTIFICATIONS, (int(older_than), batch))
         return int(transaction.query("SELECT changes() AS n")[0]["n"])
 
 
-def prune_stream(engine: Engine, stream: str, retention: Retention, batch: int = _BATCH) -> int:
+def prune_stream(engine: Engine, stream: str, retention: Retention, batch: int = BATCH) -> int:
     """Delete what a stream need not keep, `batch` events at most, in one transaction. Gives how many."""
     upto = _limit(engine, stream, retention)
     end = engine.read(_BATCH_END, (stream, upto, batch), 5.0)[0]["upto"] if upto else None
@@ -110,8 +114,8 @@ class Pruner:
     """Keeps notifications and streams within their bounds; a source of the dispatcher. One batch at a time, so that events
     are delivered in between."""
 
-    def __init__(self, engine: Engine, ephemeral_seconds: float, streams: Callable[[], Mapping[str, Retention]]) -> None:
-        self._engine = engine
+    def __init__(self, store: "Store", ephemeral_seconds: float, streams: Callable[[], Mapping[str, Retention]]) -> None:
+        self._store = store
         self._ephemeral_seconds = ephemeral_seconds
         self._streams = streams
         self._next = time.monotonic() + min(_EVERY, max(1.0, ephemeral_seconds / 2))
@@ -121,15 +125,19 @@ class Pruner:
         now = time.monotonic()
         if now < self._next:
             return False
-        deleted = prune_notifications(self._engine, self._ephemeral_seconds) >= _BATCH
+        deleted = self._store.prune_notifications(self._ephemeral_seconds)
         for stream, retention in self._streams().items():
-            deleted = prune_stream(self._engine, stream, retention) >= _BATCH or deleted
+            deleted = self._store.prune_stream(stream, retention) or deleted
         self._next = now if deleted else now + _EVERY
         return False  # nothing to hurry for
 
     def moved(self, engine: Engine) -> None:
         """Go on with another file."""
-        self._engine = engine
+        self._store.moved(engine)
+
+    def due_in(self) -> float:
+        """Seconds until the next round."""
+        return max(0.0, self._next - time.monotonic())
 
     def stop(self) -> None:
         """Nothing to undo."""

@@ -17,6 +17,7 @@ __all__ = [
     "ConsumerPlace",
     "Position",
     "StreamSize",
+    "check_position",
     "consumer_places",
     "forget_consumer",
     "newest_offset",
@@ -110,6 +111,13 @@ def pruned_offset(engine: "Engine", stream: str) -> int:
     return int(rows[0]["offset"]) if rows else 0
 
 
+def check_position(position: Position) -> None:
+    """Raise ValueError for what is no position."""
+    is_offset = isinstance(position, int) and not isinstance(position, bool) and position >= 0
+    if not is_offset and position not in ("now", "beginning") and not isinstance(position, datetime.datetime):
+        raise ValueError(f"a position is 'now', 'beginning', an offset or a datetime, not {position!r}")
+
+
 def offset_of(engine: "Engine", stream: str, position: Position) -> int:
     """The offset behind which a position's events are. A time without a zone is local time, as datetime takes it."""
     if position == "now":
@@ -119,9 +127,8 @@ def offset_of(engine: "Engine", stream: str, position: Position) -> int:
     if isinstance(position, datetime.datetime):
         rows = engine.read(_AT_TIME, (stream, position.timestamp()), _TIMEOUT)
         return int(rows[0]["offset"]) - 1 if rows else newest_offset(engine)
-    if isinstance(position, int) and not isinstance(position, bool) and position >= 0:
-        return position
-    raise ValueError(f"a position is 'now', 'beginning', an offset or a datetime, not {position!r}")
+    check_position(position)
+    return position
 
 
 def seek(database: "HonkerDatabase", consumer: str, stream: str, position: Position, *, create: bool = False) -> int:

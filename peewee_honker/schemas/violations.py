@@ -20,10 +20,13 @@ __all__ = ["reported", "validation_error"]
 
 FAILED = re.compile(r"(?P<kind>UNIQUE|NOT NULL|CHECK|FOREIGN KEY) constraint failed(?:: (?P<what>.*))?")
 MESSAGES = {"UNIQUE": "Is taken.", "NOT NULL": "Field may not be null."}
+# PostgreSQL: the codes do not depend on the server's language, nor does the form of "Key (shop, place)=(a, 1) ...".
+CODES = {"23505": "UNIQUE", "23502": "NOT NULL"}
+KEY = re.compile(r"\((?P<columns>.+?)\)=\(")
 
 
 def validation_error(error: peewee.IntegrityError, model: type[peewee.Model]) -> ValidationError | None:
-    """Give an IntegrityError of SQLite as marshmallow's ValidationError, or None for one that names no columns.
+    """Give an IntegrityError of SQLite or PostgreSQL as marshmallow's ValidationError; None for one that names no columns.
 
     Arguments:
         error: what Peewee raised.
@@ -32,20 +35,45 @@ def validation_error(error: peewee.IntegrityError, model: type[peewee.Model]) ->
     A broken UNIQUE or NOT NULL is reported at the names of its columns' fields. An index of several columns is reported at
     each of them; one on an expression, whose columns SQLite does not name, at "_schema". CHECK and FOREIGN KEY name none.
     """
+    broken = _of_postgres(error) or _of_sqlite(error)
+    if broken is None:
+        return None
+    kind, table, columns = broken
+    message = MESSAGES[kind]
+    state: Any = model
+    if table not in (None, state._meta.table_name):
+        return None  # a trigger wrote another table
+    if columns is None:
+        return ValidationError({SCHEMA: [message]})
+    names = [state._meta.columns[column].name for column in columns if column in state._meta.columns]
+    if len(names) > 1 and kind == "UNIQUE":
+        message = f"Is taken: {', '.join(names)} together are there already."
+    return ValidationError({name: [message] for name in names}) if names else None
+
+
+def _of_sqlite(error: peewee.IntegrityError) -> tuple[str, str | None, list[str] | None] | None:
+    """What is broken, in which table and columns; None for columns that are not told, and for what names none at all."""
     match = FAILED.search(str(error))
     if not match or match["kind"] not in MESSAGES or not match["what"]:
         return None
-    message = MESSAGES[match["kind"]]
     if match["what"].startswith("index "):
-        return ValidationError({SCHEMA: [message]})
-    state: Any = model
-    columns = [part.rpartition(".") for part in match["what"].split(", ")]
-    if any(table != state._meta.table_name for table, _, _ in columns):
-        return None  # a trigger wrote another table
-    names = [state._meta.columns[column].name for _, _, column in columns if column in state._meta.columns]
-    if len(names) > 1 and match["kind"] == "UNIQUE":
-        message = f"Is taken: {', '.join(names)} together are there already."
-    return ValidationError({name: [message] for name in names}) if names else None
+        return match["kind"], None, None
+    parts = [part.rpartition(".") for part in match["what"].split(", ")]
+    tables = {table for table, _, _ in parts}
+    return match["kind"], tables.pop(), [column for _, _, column in parts]
+
+
+def _of_postgres(error: peewee.IntegrityError) -> tuple[str, str | None, list[str] | None] | None:
+    """As `_of_sqlite`, of what the server tells beside the message."""
+    told: Any = getattr(getattr(error, "orig", None), "diag", None)  # of psycopg, 2 or 3
+    kind = CODES.get(told.sqlstate) if told is not None else None
+    if kind is None:
+        return None
+    if kind == "NOT NULL":
+        return kind, told.table_name, [told.column_name]
+    match = KEY.search(told.message_detail or "")  # it is silent of rows that the user may not read
+    columns = [column.strip('"') for column in match["columns"].split(", ")] if match else []
+    return kind, told.table_name, None if not columns or (match and "(" in match["columns"]) else columns
 
 
 @contextlib.contextmanager
@@ -53,7 +81,7 @@ def reported(model: type[peewee.Model]) -> Iterator[None]:
     """Run a block that writes rows of a model, and raise ValidationError for a constraint that it breaks.
 
     An IntegrityError that says nothing about columns goes on as it is. Inside `db.atomic()`, put the transaction inside
-    this block: SQLite takes back the statement only.
+    this block: SQLite takes back the statement only, and PostgreSQL refuses all until the rollback.
     """
     try:
         yield

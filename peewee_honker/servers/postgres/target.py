@@ -1,0 +1,79 @@
+"""`PostgresTarget`: events through PostgreSQL's tables, heard in every process that is connected to it."""
+
+from typing import Any, Literal
+
+import peewee
+
+from peewee_honker.events.consumer import Consumer
+from peewee_honker.events.database_target import DatabaseTarget
+from peewee_honker.events.event import MAX_BYTES
+from peewee_honker.events.metrics import Recorder
+from peewee_honker.events.stream import Position
+from peewee_honker.servers.postgres.local import PostgresLocalTarget
+from peewee_honker.servers.postgres.store import store_for
+
+__all__ = ["PostgresTarget"]
+
+
+class PostgresTarget(DatabaseTarget):
+    """Events in tables of a PostgreSQL database, written in the transaction that is open, heard after the commit.
+
+    Arguments:
+        database: Peewee's PostgresqlDatabase, whose transactions the events belong to; or a URL
+            `postgresql://user@host/name`, for a database of the target's own (`target.database`).
+        mode, stream, prefix, consumer, start_at, attempts, backoff: as of `HonkerEventTarget`.
+        listen: a URL to listen at, past a pooler, see `PostgresStore`.
+
+    Guarantee: as HonkerEventTarget's: commit order, ephemeral at most once, durable at least once for each consumer and
+    exactly once for receivers marked with `in_transaction` that write to this database. NOTIFY only wakes: payloads may be
+    as long as `max_bytes`, and what commits while the connection is lost is heard when it is back; ephemeral events too,
+    as long as they are kept.
+
+    Raises PostgresUnavailableError, at the first listener or dispatch, when no server answers.
+    """
+
+    local_target = PostgresLocalTarget
+
+    def __init__(
+        self,
+        database: peewee.PostgresqlDatabase | str,
+        mode: Literal["ephemeral", "durable"] = "ephemeral",
+        *,
+        stream: str = "events",
+        prefix: str = "",
+        consumer: str | Consumer | None = None,
+        start_at: Position = "now",
+        attempts: int = 5,
+        backoff: float = 0.2,
+        max_bytes: int = MAX_BYTES,
+        recorder: Recorder | None = None,
+        listen: str | None = None,
+    ) -> None:
+        self._is_owner = isinstance(database, str)
+        if isinstance(database, str):
+            url = "postgresql" + database.removeprefix("postgres") if database.startswith("postgres://") else database
+            database = peewee.PostgresqlDatabase(url, prefer_psycopg3=True)
+        super().__init__(
+            store_for(database, listen=listen),
+            mode,
+            stream=stream,
+            prefix=prefix,
+            consumer=consumer,
+            start_at=start_at,
+            attempts=attempts,
+            backoff=backoff,
+            max_bytes=max_bytes,
+            recorder=recorder,
+        )
+
+    def close(self) -> None:
+        """Remove all listeners; of a database of the target's own, also close the calling thread's connection."""
+        super().close()
+        if self._is_owner:
+            self._store.close_thread()
+
+    def __enter__(self) -> "PostgresTarget":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
