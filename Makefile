@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets at once would run pip twice in one .venv
 .DELETE_ON_ERROR: # a .venv that was not finished is made again
-.PHONY: help demo test test-slow test-lowest test-browser test-services lint bench clean no-python
+.PHONY: help demo test test-slow test-lowest test-browser test-services lint docs bench clean no-python
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ lint: $(VENV)/.ready-test ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.ready-docs ## build the API reference into build/reference
+	$(BIN)/python tools/build_reference.py
 
 bench: $(VENV)/.ready-bench ## measure HonkerDatabase beside SqliteDatabase, the bus beside Honker's listener
 	$(BIN)/python benchmarks/orm.py
