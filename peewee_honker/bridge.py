@@ -12,7 +12,7 @@ from peewee_honker import signals
 from peewee_honker.events import Event, EventTarget, Retention
 from peewee_honker.events.event import check_type
 from peewee_honker.events.listener import Listener, Outcome, call
-from peewee_honker.events.payload import check_payload, json_value, key_text, row_payload
+from peewee_honker.events.payload import check_payload, is_secret, json_value, key_text, row_payload
 from peewee_honker.signals import in_transaction, is_in_transaction
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Bridge:
         self.stream_name = stream or model._meta.table_name
         self.retention = (retention or Retention()) if durable else None
         self._bus = bus
-        self._exclude = frozenset(exclude)
+        self._exclude = frozenset(exclude) | {field.name for field in model._meta.sorted_fields if is_secret(field)}
         self._operations = frozenset(operations)
         self._payload = payload
         dump: Any = getattr(payload, "dump", payload)

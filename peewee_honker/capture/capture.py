@@ -17,6 +17,7 @@ from peewee_honker.capture.triggers import objects
 from peewee_honker.capture.where import condition
 from peewee_honker.database import HonkerDatabase
 from peewee_honker.errors import HonkerError
+from peewee_honker.events.payload import is_secret
 
 __all__ = ["OPERATIONS", "Capture"]
 
@@ -88,7 +89,7 @@ class Capture:
         self.fields = tuple(
             field.name
             for field in meta.sorted_fields
-            if field.name not in exclude and (wanted is None or field.name in wanted)
+            if field.name not in exclude and (field.name in wanted if wanted is not None else not is_secret(field))
         )
         if stream is not None and not durable:
             raise ValueError("a stream is for durable events: durable=True")

@@ -13,7 +13,7 @@ import peewee
 
 from peewee_honker.errors import PayloadError
 
-__all__ = ["check_payload", "json_value", "key_text", "row_payload"]
+__all__ = ["check_payload", "is_secret", "json_value", "key_text", "row_payload"]
 
 _AS_THEY_ARE = frozenset({type(None), bool, int, str})
 
@@ -45,6 +45,11 @@ def check_payload(instance: peewee.Model, exclude: frozenset[str]) -> int:
             if not isinstance(plain, (bool, int, float)):
                 characters += len(str(plain))
     return characters
+
+
+def is_secret(field: peewee.Field) -> bool:
+    """Whether a field's values stay out of events by default: what `EncryptedField` says of itself, by `is_secret`."""
+    return bool(getattr(field, "is_secret", False))
 
 
 def key_text(instance: peewee.Model) -> str:
