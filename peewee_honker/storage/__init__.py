@@ -1,8 +1,10 @@
 """Tables and tools on top of the adapter: graphs whose types are data, and what is common to all stored models."""
 
+from peewee_honker.storage.api_keys import ApiKeyError, ApiKeys, NewKey
 from peewee_honker.storage.binding import ContextDatabase, graph_database
-from peewee_honker.storage.columns import EnumField, Flag, JSONField, StorageModel
+from peewee_honker.storage.columns import ContextModel, EnumField, Flag, JSONField, StorageModel
 from peewee_honker.storage.crypto import DecryptionError, Keys, decrypt, encrypt, generate_encryption_key
+from peewee_honker.storage.databases import create_system_database, create_tenant_database, tenant_database
 from peewee_honker.storage.encrypted import EncryptedField, RotationReport, Secret, rotate_keys
 from peewee_honker.storage.errors import (
     CycleError,
@@ -14,6 +16,19 @@ from peewee_honker.storage.errors import (
     ValidationFailed,
 )
 from peewee_honker.storage.evolution import RowProblem, UpgradeReport, cast_attributes, upgrade_module
+from peewee_honker.storage.identity import (
+    IDENTITY_MODELS,
+    AccessLevel,
+    Account,
+    AccountStatus,
+    ApiKey,
+    AuditLog,
+    MemberLevel,
+    Organization,
+    OrgMember,
+    create_identity_tables,
+    system_database,
+)
 from peewee_honker.storage.install import install_module, installed_module
 from peewee_honker.storage.metagraph import (
     GRAPH_MODELS,
@@ -45,12 +60,21 @@ from peewee_honker.storage.validation import Rules, validate_edge, validate_node
 
 __all__ = [
     "GRAPH_MODELS",
+    "IDENTITY_MODELS",
+    "AccessLevel",
+    "Account",
+    "AccountStatus",
     "AclGraph",
     "AclPrincipal",
     "AclResource",
+    "ApiKey",
+    "ApiKeyError",
+    "ApiKeys",
+    "AuditLog",
     "CallGraph",
     "CallNode",
     "ContextDatabase",
+    "ContextModel",
     "CycleError",
     "DecryptionError",
     "Edge",
@@ -67,14 +91,18 @@ __all__ = [
     "GraphType",
     "JSONField",
     "Keys",
+    "MemberLevel",
     "MetagraphModule",
     "ModuleChange",
     "ModuleError",
     "NativeModel",
+    "NewKey",
     "NoDatabaseError",
     "Node",
     "NodeSpec",
     "NodeType",
+    "OrgMember",
+    "Organization",
     "OtherDatabaseError",
     "Problem",
     "RotationReport",
@@ -91,6 +119,9 @@ __all__ = [
     "ValidationFailed",
     "cast_attributes",
     "create_graph_tables",
+    "create_identity_tables",
+    "create_system_database",
+    "create_tenant_database",
     "decrypt",
     "diff_modules",
     "diff_schemas",
@@ -104,6 +135,8 @@ __all__ = [
     "patch_schema",
     "rotate_keys",
     "row_schemas",
+    "system_database",
+    "tenant_database",
     "upgrade_module",
     "validate_edge",
     "validate_node",
