@@ -380,7 +380,29 @@ def test_a_row_is_not_written_to_another_database(two):
             graph.save()
         with pytest.raises(OtherDatabaseError):
             graph.delete_instance()
-        assert list(graph.nodes) == []
+        with pytest.raises(OtherDatabaseError):
+            list(graph.nodes)
+
+
+def test_a_relation_is_not_followed_into_another_database(two):
+    for number, database in enumerate(two):
+        with graph_database.use(database):
+            Graph.create(id="g", name=f"of {number}")
+            Node.create(graph="g", key="k")
+    with graph_database.use(two[0]):
+        query = Node.select()
+        (node,) = query.clone()
+        assert node.graph.name == "of 0"
+    with graph_database.use(two[1]):
+        (read_here,) = query  # made there, so of there, wherever it is run
+        with pytest.raises(OtherDatabaseError):
+            _ = read_here.graph
+        with pytest.raises(OtherDatabaseError):
+            read_here.save()
+        assert node.graph.name == "of 0"  # looked up before
+        assert Node.get().graph.name == "of 1"
+        (raw,) = Node.raw("SELECT * FROM nodes")
+        assert raw.graph.name == "of 1"
 
 
 def test_a_default_serves_where_nothing_is_in_use(two):

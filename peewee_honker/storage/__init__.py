@@ -2,7 +2,8 @@
 
 from peewee_honker.storage.api_keys import ApiKeyError, ApiKeys, NewKey
 from peewee_honker.storage.binding import ContextDatabase, graph_database
-from peewee_honker.storage.columns import ContextModel, EnumField, Flag, JSONField, StorageModel
+from peewee_honker.storage.columns import EnumField, Flag, JSONField, StorageModel
+from peewee_honker.storage.context_model import ContextModel
 from peewee_honker.storage.crypto import DecryptionError, Keys, decrypt, encrypt, generate_encryption_key
 from peewee_honker.storage.databases import create_system_database, create_tenant_database, tenant_database
 from peewee_honker.storage.encrypted import EncryptedField, RotationReport, Secret, rotate_keys
@@ -56,6 +57,15 @@ from peewee_honker.storage.native import AclPrincipal, AclResource, CallNode, Na
 from peewee_honker.storage.repository import GraphRepository
 from peewee_honker.storage.row_schemas import RowSchemas, row_schemas
 from peewee_honker.storage.schema_diff import Edit, diff_schemas, is_compatible, patch_schema
+from peewee_honker.storage.tenants import (
+    NoTenantError,
+    TenantExistsError,
+    TenantIdError,
+    TenantInUseError,
+    Tenants,
+    TenantsFullError,
+    check_tenant_id,
+)
 from peewee_honker.storage.validation import Rules, validate_edge, validate_node
 
 __all__ = [
@@ -98,6 +108,7 @@ __all__ = [
     "NativeModel",
     "NewKey",
     "NoDatabaseError",
+    "NoTenantError",
     "Node",
     "NodeSpec",
     "NodeType",
@@ -115,9 +126,15 @@ __all__ = [
     "SecretNode",
     "StorageError",
     "StorageModel",
+    "TenantExistsError",
+    "TenantIdError",
+    "TenantInUseError",
+    "Tenants",
+    "TenantsFullError",
     "UpgradeReport",
     "ValidationFailed",
     "cast_attributes",
+    "check_tenant_id",
     "create_graph_tables",
     "create_identity_tables",
     "create_system_database",

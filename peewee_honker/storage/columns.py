@@ -4,21 +4,17 @@ import json
 import time
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 import peewee
 from peewee import SQL, Check, Default
 from playhouse.fields import EnumField as _EnumField
 
-from peewee_honker import signals
 from peewee_honker.events.event import new_event_id
 from peewee_honker.sqlfunctions import HonkerJSONMethods
-from peewee_honker.storage.binding import ContextDatabase
-from peewee_honker.storage.errors import OtherDatabaseError
+from peewee_honker.storage.context_model import ContextModel
 
-__all__ = ["ContextModel", "EnumField", "Flag", "JSONField", "StorageModel", "json_text", "now", "sql_text"]
-
-Q = TypeVar("Q", bound=Any)
+__all__ = ["EnumField", "Flag", "JSONField", "StorageModel", "json_text", "now", "sql_text"]
 
 # NaN and infinity are no JSON: SQLite's functions and other languages' readers refuse them.
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
@@ -96,41 +92,6 @@ def _add_check(field: Any, condition: str) -> None:
         field.constraints = [*(field.constraints or ()), check]
 
 
-class ContextModel(signals.Model):
-    """Base class of models whose class Meta names a `ContextDatabase`.
-
-    A query runs on the database that was in use when the query was made, wherever it is run.
-    """
-
-    @classmethod
-    def select(cls, *fields: Any) -> Any:
-        return _bound(cls, super().select(*fields))
-
-    @classmethod
-    def update(cls, __data: Mapping[Any, Any] | None = None, **update: Any) -> Any:
-        return _bound(cls, super().update(__data, **update))
-
-    @classmethod
-    def insert(cls, __data: Any = None, **insert: Any) -> Any:
-        return _bound(cls, super().insert(__data, **insert))
-
-    @classmethod
-    def insert_many(cls, rows: Any, fields: Any = None) -> Any:
-        return _bound(cls, super().insert_many(rows, fields))
-
-    @classmethod
-    def insert_from(cls, query: Any, fields: Any) -> Any:
-        return _bound(cls, super().insert_from(query, fields))
-
-    @classmethod
-    def raw(cls, sql: str, *params: Any) -> Any:
-        return _bound(cls, super().raw(sql, *params))
-
-    @classmethod
-    def delete(cls) -> Any:
-        return _bound(cls, super().delete())
-
-
 class StorageModel(ContextModel):
     """Base class of stored models: the common columns, and care for which database a row is of.
 
@@ -148,7 +109,6 @@ class StorageModel(ContextModel):
     created_at = peewee.IntegerField(default=now, constraints=[SQL("DEFAULT (CAST(strftime('%s', 'now') AS INTEGER))")])
     updated_at = peewee.IntegerField(default=now, constraints=[SQL("DEFAULT (CAST(strftime('%s', 'now') AS INTEGER))")])
 
-    _home: str | None = None
     _is_new: bool | None = None  # None: only the database knows
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -157,7 +117,6 @@ class StorageModel(ContextModel):
         elif "id" not in kwargs and not args:
             self._is_new = True
         super().__init__(*args, **kwargs)
-        self._home = _place(type(self))
 
     # Writing one row
 
@@ -179,21 +138,6 @@ class StorageModel(ContextModel):
         self._is_new = False
         return rows
 
-    def delete_instance(self, recursive: bool = False, delete_nullable: bool = False) -> int:
-        """As `peewee.Model.delete_instance`. Raises OtherDatabaseError for a row of another database."""
-        self._check_home()
-        return super().delete_instance(recursive, delete_nullable)
-
-    def _check_home(self) -> None:
-        here = _place(type(self))
-        if self._home is None:
-            self._home = here
-        elif here != self._home:
-            raise OtherDatabaseError(
-                f"this {type(self).__name__} is of {self._home}, and {here or 'no database'} is in use: "
-                "read it again there, or use its own database"
-            )
-
     @classmethod
     def update(cls, __data: Mapping[Any, Any] | None = None, **update: Any) -> Any:
         """As `peewee.Model.update`, and sets `updated_at` unless it is given."""
@@ -201,20 +145,3 @@ class StorageModel(ContextModel):
         if not any(key == "updated_at" or key is cls.updated_at for key in data):
             data["updated_at"] = now()
         return super().update(data)
-
-
-def _bound(model: Any, query: Q) -> Q:
-    database = model._meta.database
-    if isinstance(database, ContextDatabase):
-        database = database.obj
-    if database is not None:
-        query.bind(database)
-    return query
-
-
-def _place(model: Any) -> str | None:
-    """The file of the database that a model uses now, None when it uses none."""
-    database = model._meta.database
-    if isinstance(database, ContextDatabase):
-        database = database.obj
-    return None if database is None else str(database.database)

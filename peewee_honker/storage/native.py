@@ -11,7 +11,8 @@ import peewee
 from peewee import SQL
 
 from peewee_honker.storage.binding import graph_database
-from peewee_honker.storage.columns import ContextModel, sql_text
+from peewee_honker.storage.columns import sql_text
+from peewee_honker.storage.context_model import ContextModel
 from peewee_honker.storage.metagraph import GRAPH_MODELS, Node
 
 __all__ = [
