@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +95,8 @@ class Tenants:
         directory: is made if it is missing.
         models: the application's own, whose database is `tenant_database`; their tables are made with a tenant.
         modules: graph types that every tenant has.
+        provision: is given the database of a new tenant, before the tenant is there; for instance
+            `lambda db: migrate(db, "migrations")`. What it raises leaves no tenant.
         most_open: how many files may be open at a time. The one that was used least recently is closed for another; one
             that is used is never closed.
         idle: seconds after which a file that is not used is closed, when the tenants are used next.
@@ -113,6 +115,7 @@ class Tenants:
         *,
         models: Iterable[type[Any]] = (),
         modules: Iterable[GraphModule] = (),
+        provision: Callable[[HonkerDatabase], object] | None = None,
         most_open: int = 100,
         idle: float = 300.0,
         timeout: float = 5.0,
@@ -123,6 +126,7 @@ class Tenants:
         self.directory = Path(directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.models, self.modules = tuple(models), tuple(modules)
+        self._provision_more = provision
         self.most_open, self.idle, self.timeout = most_open, idle, timeout
         self._options = options
         self._open: OrderedDict[str, _Open] = OrderedDict()  # the least recently used first
@@ -230,8 +234,7 @@ class Tenants:
             raise TenantExistsError(f"there is a tenant {org_id} already")
         made = self.directory / f".new-{uuid.uuid4().hex}{_ENDING}"
         try:
-            database = create_tenant_database(made, models=self.models, modules=self.modules, **self._options)
-            database.close_engine()  # which brings the WAL into the file
+            self._provision(made)
             try:
                 os.link(made, path)  # unlike a rename, it replaces nothing
             except FileExistsError:
@@ -239,6 +242,15 @@ class Tenants:
         finally:
             _delete(made)
         logger.info("tenant %s was made", org_id)
+
+    def _provision(self, path: Path) -> None:
+        database = create_tenant_database(path, models=self.models, modules=self.modules, **self._options)
+        try:
+            if self._provision_more is not None:
+                with tenant_database.use(database), graph_database.use(database):
+                    self._provision_more(database)
+        finally:
+            database.close_engine()  # which brings the WAL into the file
 
     def remove(self, org_id: str) -> None:
         """Remove a tenant's file for ever. Other processes must not use it any more.
