@@ -117,7 +117,7 @@ def migrate_tenants(
                     names = [row.name for row in after if row.applied is not None and row.name not in before]
                     raise
         except Exception as error:  # of a script, or of a file that is none; told, and the others go on
-            logger.exception("tenant %s was not migrated", org_id)
+            logger.info("tenant %s was not migrated: %r", org_id, error)
             yield TenantMigration(org_id, names, error)
             if fail_fast:
                 return
