@@ -34,7 +34,7 @@ def main(directory: str) -> None:
                 if number % 10 == 0:
                     transaction.rollback()  # never happened, so no row of it
         while (rows := Audit.select().count()) < wanted and time.monotonic() < deadline:
-            if rows > 200 * (kills + 1):
+            if rows > 250 * (kills + 1):
                 auditor.send_signal(signal.SIGKILL)  # wherever it is in its work
                 auditor.wait()
                 auditor, kills = subprocess.Popen([sys.executable, HERE / "auditor.py"]), kills + 1

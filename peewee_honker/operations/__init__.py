@@ -1,5 +1,6 @@
 """Operations: contracts with handlers, generated from models or one's own, executed here or called over a bus."""
 
+from peewee_honker.operations.calls import CallClient, CallHandler
 from peewee_honker.operations.crud import ModelOperations, operations_for
 from peewee_honker.operations.errors import OperationError
 from peewee_honker.operations.registry import Context, Envelope, Handler, OperationRegistry
@@ -7,6 +8,8 @@ from peewee_honker.operations.spec import AccessControl, ErrorSpec, Identity, Op
 
 __all__ = [
     "AccessControl",
+    "CallClient",
+    "CallHandler",
     "Context",
     "Envelope",
     "ErrorSpec",
