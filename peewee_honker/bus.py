@@ -378,16 +378,18 @@ class EventBus:
             dispatcher.remove_source(pruner)
 
     def _listen(self, heard: Iterable[Bridge | BusSignal]) -> None:
-        for each in heard:
-            if each.durable and self._consumer_name is None:
-                if _has_receivers(each):
-                    raise ValueError(
-                        "receivers of a durable bridge need a consumer name, by which they find their place again after a "
-                        "restart: EventBus(db, consumer='shipping')"
-                    )
-                continue
-            each.listen()
-            each.target.add_listener(GAP, self._tell_of_gap)
+        # A stream is read from its first listener on; what waits in it is not for some of them before the others are there.
+        with self._store.dispatcher.holding_sources():
+            for each in heard:
+                if each.durable and self._consumer_name is None:
+                    if _has_receivers(each):
+                        raise ValueError(
+                            "receivers of a durable bridge need a consumer name, by which they find their place again after "
+                            "a restart: EventBus(db, consumer='shipping')"
+                        )
+                    continue
+                each.target.add_listener(GAP, self._tell_of_gap)
+                each.listen()
 
     def _retentions(self) -> dict[str, Retention]:
         return {each.stream_name: each.retention for each in self._heard if each.retention is not None}

@@ -352,3 +352,26 @@ def test_a_dead_letter_is_replayed_once(make_bus, db):
         bus.replay(letter)
     assert taken == [str(order.id)]
     assert bus.dead_letters() == []
+
+
+def test_what_waits_in_a_stream_reaches_every_receiver_of_a_bus_that_starts(db):
+    class Thing(Model):
+        name = CharField()
+
+        class Meta:
+            database = db
+
+    db.create_tables([Thing])
+    EventBus(db).bridge(Thing, durable=True)
+    Thing.create(name="a").delete_instance()
+    other = EventBus(db).signal("thing", durable=True)  # in the same stream
+    other.send("b")
+    for number in range(40):
+        bus = EventBus(db, consumer=f"c{number}", start_at="beginning")
+        things, signal, heard = bus.bridge(Thing, durable=True), bus.signal("thing", durable=True), []
+        things.saved.connect(lambda *_, heard=heard, **__: heard.append("saved"), weak=False)
+        things.deleted.connect(lambda *_, heard=heard, **__: heard.append("deleted"), weak=False)
+        signal.connect(lambda *_, heard=heard, **__: heard.append("signal"), weak=False)
+        with bus:
+            pass
+        assert heard == ["saved", "deleted", "signal"]

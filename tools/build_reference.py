@@ -15,7 +15,18 @@ from pathlib import Path
 
 import pdoc
 
-PARTS = ["signals", "events", "events.operators", "capture", "schemas", "schemas.contract", "schemas.compiled", "storage", "storage.migrations", "operations"]
+PARTS = [
+    "signals",
+    "events",
+    "events.operators",
+    "capture",
+    "schemas",
+    "schemas.contract",
+    "schemas.compiled",
+    "storage",
+    "storage.migrations",
+    "operations",
+]
 EDGES = ["contrib", "servers"]  # all their modules are public: each is imported by its own name
 
 

@@ -9,6 +9,8 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar, Protocol
 
 from peewee_honker.driver import Engine
@@ -77,6 +79,7 @@ class EventDispatcher(ABC):
         self._leaving: list[tuple[Source, threading.Event]] = []
         self._routes: dict[str, tuple[Outlet, ...]] = {}
         self._busy = threading.RLock()  # held while an event is handed over
+        self._holding = 0  # how many have sources wait
         self._run: Run | None = None
         self._process = os.getpid()
         self.failure: BaseException | None = None
@@ -114,6 +117,23 @@ class EventDispatcher(ABC):
             self._sources = (*self._sources, source)
             run = self._ensure_running()
         run.wake()
+
+    @contextmanager
+    def holding_sources(self) -> Iterator[None]:
+        """Poll no source until the block ends: listeners that are added in it hear of the same events."""
+        with self._changing:
+            self._holding += 1
+        try:
+            yield
+        finally:
+            with self._changing:
+                self._holding -= 1
+            self.wake()
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether sources wait."""
+        return self._holding > 0
 
     def remove_source(self, source: Source) -> None:
         """Stop `source` in the dispatcher's thread; returns when it has stopped (but see `settle`)."""
@@ -360,6 +380,8 @@ class Run(ABC):
     def _poll_sources(self) -> bool:
         """Poll the sources; whether they are to be polled again at once."""
         self._poll_is_due = False
+        if self._dispatcher.is_holding:
+            return False
         for source in self._dispatcher.sources:
             self._poll_is_due = self._poll_source(source) or self._poll_is_due
         return self._poll_is_due
