@@ -35,6 +35,9 @@ class HonkerEventTarget(DatabaseTarget):
             stream.
         start_at, attempts, backoff: of the consumer, see `Consumer`.
 
+    A stream is read from its first listener on, and what waits in it is for the listeners that are there: where there are
+    several, let a bus connect them, or one listener tell the types apart.
+
     Listeners run in the dispatcher's thread, one for each file and process, whatever the number of topics. A listener of
     the topic `__gap__` hears of events that were deleted before they were read here, see `gap_event`.
     """
