@@ -29,8 +29,7 @@ def operations_blueprint(
         title: of the document at `openapi.json`.
         name: the blueprint's.
 
-    An answer is `{data, meta}` with the source `http`; an error `{code, message, details?}` with the status that its contract
-    says.
+    An answer is `{data, meta}` with the source `http`, an error `{code, message, details?}` with its contract's status.
     """
     blueprint = Blueprint(name, __name__)
 
