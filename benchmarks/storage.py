@@ -10,6 +10,7 @@ tables with the same indexes, JSON attributes, and a graph in memory that is loa
 - one write: adding a node, adding an edge, with all checks, each a transaction of its own.
 - queries: a cold one opens the file and asks; by hand that loads the graph. A warm one asks again.
 - validation: what checking a node's attributes costs.
+- secrets: deriving a key, encrypting and decrypting a value with it; verifying an API key.
 """
 
 import argparse
@@ -27,12 +28,17 @@ from typing import Any
 
 from peewee_honker import HonkerDatabase
 from peewee_honker.storage import (
+    Account,
+    ApiKeys,
     CallGraph,
     CallNode,
     GraphRepository,
+    Keys,
     create_graph_tables,
+    create_system_database,
     graph_database,
     install_module,
+    system_database,
     validate_node,
 )
 
@@ -141,6 +147,29 @@ def cold(side: str, path: str, graph_id: str, **query: str) -> tuple[float, int]
     return statistics.median(runs), int(found)
 
 
+def secrets(figures: Figures, path: str) -> None:
+    count = 1000
+    keys = Keys("a password")
+    figures.add("deriving a key", timed(lambda: keys.encrypt("x")) * 1e3, "ms")
+    text = "x" * 100
+    figures.add("encrypt, 100 characters", timed(lambda: [keys.encrypt(text) for _ in range(count - 1)]) / count * 1e6, "us")
+    value = keys.encrypt(text)
+    keys.decrypt(value)
+    figures.add("decrypt, 100 characters", timed(lambda: [keys.decrypt(value) for _ in range(count)]) / count * 1e6, "us")
+    database = create_system_database(path)
+    with system_database.use(database):
+        api_keys = ApiKeys(database)
+        account = Account.create(email="ada@example.org", name="Ada")
+        made = [api_keys.create(account, "a key", actor=account).text for _ in range(100)]
+        spent = timed(lambda: [api_keys.verify(text) for text in made])
+        figures.add("verify an API key, first use", spent / len(made) * 1e6, "us")
+        spent = timed(lambda: [api_keys.verify(text) for text in made * 10])
+        figures.add("verify an API key, again", spent / len(made) / 10 * 1e6, "us")
+        spent = timed(lambda: [api_keys.verify(f"phk_{number:032}") for number in range(count)])
+        figures.add("verify a key that there is not", spent / count * 1e6, "us")
+    database.close_engine()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows: a rough look")
@@ -192,6 +221,7 @@ def main() -> int:
             )
             figures.add("nodes by a native column, 2 %", median(lambda: list(status.clone()), 5) * 1e3, "ms")
         database.close_engine()
+        secrets(figures, f"{folder}/system.db")
         queries = {
             "neighbours": (f"neighbours({middle!r})", f"list(networkx.all_neighbors(graph, {middle!r}))"),
             "a short lineage": ("distances('n500', reverse=True)", "networkx.ancestors(graph, 'n500')"),

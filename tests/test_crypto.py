@@ -2,10 +2,12 @@
 
 # ruff: noqa: N803, S105, S106  (models as fixtures; passwords of no use)
 
+import base64
 import copy
 import json
 import logging
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -22,8 +24,18 @@ from peewee_honker.storage.crypto import DecryptionError, Keys, decrypt, encrypt
 from peewee_honker.storage.encrypted import EncryptedField, Secret, rotate_keys
 from tests.support import outside
 
-# Made by Node's crypto: pbkdf2Sync(password, salt, rounds, 32, 'sha256'), createCipheriv('aes-256-gcm', key, iv), with
-# setAAD(context) where there is one; data is the ciphertext and the tag.
+# Made by this program, `node -e "$NODE" < values.json`; a test runs it again where Node is.
+NODE = """
+const crypto = require("crypto");
+const made = JSON.parse(require("fs").readFileSync(0)).map(([text, password, context, value]) => {
+  const [salt, iv] = [value.salt, value.iv].map((part) => Buffer.from(part, "base64"));
+  const key = crypto.pbkdf2Sync(password, salt, { 1: 100000, 2: 200000 }[value.keyVersion], 32, "sha256");
+  const cipher = crypto.createCipheriv("aes-256-gcm", key, iv);
+  if (context) cipher.setAAD(Buffer.from(context));
+  return Buffer.concat([cipher.update(text, "utf8"), cipher.final(), cipher.getAuthTag()]).toString("base64");
+});
+console.log(JSON.stringify(made));
+"""
 KNOWN = [
     (
         "attack at dawn",
@@ -65,6 +77,18 @@ KEYS = Keys("first")  # derives one key for all the tests here
 @pytest.mark.parametrize(("text", "password", "context", "value"), KNOWN)
 def test_what_another_program_has_encrypted_is_decrypted(text, password, context, value):
     assert decrypt(value, password, context=context) == text
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs Node")
+def test_node_encrypts_to_the_same_bytes():
+    ours = [
+        ("grüße", "a password", context, encrypt("grüße", "a password", context=context)) for context in ("", "user.token")
+    ]
+    values = [*KNOWN, *ours, ("", "k", "", encrypt("", "k", version=1))]
+    done = subprocess.run(
+        ["node", "-e", NODE], input=json.dumps(values), capture_output=True, text=True, timeout=20, check=True
+    )
+    assert json.loads(done.stdout) == [value["data"] for *_, value in values]
 
 
 def test_a_value_has_the_form_that_other_programs_read():
@@ -109,6 +133,15 @@ def test_a_value_that_was_changed_is_not_decrypted(name, data):
             KEYS.decrypt({**VALUE, name: changed})
 
 
+@pytest.mark.parametrize(("name", "places"), [("iv", range(12)), ("data", range(30)), ("salt", (0, 7, 15))])
+def test_no_byte_can_be_changed(name, places):
+    for place in places:  # of the salt only some: each takes a derivation
+        changed = bytearray(base64.b64decode(VALUE[name]))
+        changed[place] ^= 1
+        with pytest.raises(DecryptionError):
+            KEYS.decrypt({**VALUE, name: base64.b64encode(changed).decode()})
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -150,6 +183,21 @@ def test_generated_keys_are_32_random_bytes():
 def test_an_empty_password_is_refused(password):
     with pytest.raises(ValueError, match="not empty"):
         encrypt("a", password)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"password": b"bytes"}, {"password": "a", "before": "old"}, {"password": "a", "before": [7]}]
+)
+def test_passwords_are_texts(wrong):
+    with pytest.raises(TypeError):
+        Keys(**wrong)
+
+
+def test_a_text_that_cannot_be_encrypted_is_not_in_the_error():
+    with pytest.raises(ValueError, match="UTF-8 cannot hold") as found:
+        KEYS.encrypt("s3cret\ud800")
+    assert type(found.value) is ValueError  # a UnicodeEncodeError holds the text
+    assert found.value.__suppress_context__
 
 
 def test_keys_do_not_show_their_passwords():
@@ -226,7 +274,7 @@ def test_a_value_is_of_no_use_in_another_column_or_table(db, User):
     assert Admin.get(Admin.id == 2).key.reveal() == "s3cret"
 
 
-@pytest.mark.parametrize("stored", ["", "x", "{}", "null", '{"keyVersion": 2}', "[1]"])
+@pytest.mark.parametrize("stored", ["", "x", "{}", "null", '{"keyVersion": 2}', "[1]", "[" * 100_000])
 def test_a_column_that_somebody_wrote_to_is_the_same_error(db, User, stored):
     User.create(name="Ada")
     db.execute_sql("UPDATE user SET token = ?", (stored,))
@@ -242,12 +290,79 @@ def test_a_query_that_would_compare_says_so(User):
         lambda: User.token.in_(["a"]),
         lambda: User.token.contains("a"),
         lambda: User.get(token="a"),
+        lambda: User.alias().token == "a",
+        lambda: User.token >> "a",
+        lambda: User.token.concat("a"),
+        lambda: User.token + "a",
+        lambda: "a" + User.token,
     ]
     for compare in comparisons:
         with pytest.raises(StorageError, match="token is encrypted, and no query can compare it"):
             compare()
     with pytest.raises(TypeError, match="token takes text"):
         User.create(name="Ada", token=7)
+
+
+def test_a_default_is_a_secret_too(db):
+    class Robot(Model):
+        token = EncryptedField(KEYS, default=lambda: "s3cret")
+        pin = EncryptedField(KEYS, default="0000")
+
+        class Meta:
+            database = db
+
+    db.create_tables([Robot])
+    robot = Robot()
+    assert f"{robot.token} {robot.pin}" == "*** ***"
+    robot.save()
+    Robot.insert().execute()
+    assert [(row.token.reveal(), row.pin.reveal()) for row in Robot.select()] == [("s3cret", "0000")] * 2
+
+
+def test_a_field_is_inherited_and_bound_to_the_new_table(db, User):
+    User.create(name="Ada", token="s3cret")
+
+    class Guest(User):
+        class Meta:
+            table_name = "guest"
+
+    db.create_tables([Guest])
+    Guest.create(name="Eve", token="other")
+    assert Guest.get().token.reveal() == "other"
+    db.execute_sql("UPDATE guest SET token = (SELECT token FROM user)")
+    with pytest.raises(DecryptionError):
+        Guest.get().token.reveal()
+
+
+@pytest.mark.parametrize("option", ["unique", "index", "primary_key"])
+def test_an_index_that_finds_nothing_is_refused(option):
+    with pytest.raises(ValueError, match="keyed hash"):
+        EncryptedField(KEYS, **{option: True})
+
+
+def test_many_rows_are_written_at_once(User):
+    User.bulk_create([User(name="a", token="1"), User(name="b", token="2")])
+    users = list(User.select().order_by(User.id))
+    users[0].token = "3"
+    User.bulk_update(users, [User.token])
+    assert [user.token.reveal() for user in User.select().order_by(User.id)] == ["3", "2"]
+
+
+def test_schemas_take_text_alone_and_a_select_schema_loads_what_it_dumps(db):
+    class Robot(Model):
+        token = EncryptedField(KEYS)
+
+        class Meta:
+            database = db
+
+    db.create_tables([Robot])
+    new = create_insert_schema(Robot)()
+    assert new.validate({}) == {"token": ["Missing data for required field."]}
+    for wrong in (b"bytes", 7, "\ud800"):
+        assert set(new.validate({"token": wrong})) == {"token"}
+    Robot.create(**new.load({"token": "s3cret"}))
+    select = create_select_schema(Robot)()
+    assert select.load(select.dump(Robot.get())) == {"id": 1}
 
 
 def test_a_secret_does_not_show_itself():

@@ -8,6 +8,7 @@ import sys
 import peewee
 import pytest
 
+from peewee_honker import EventBus
 from peewee_honker.events import HonkerEventTarget
 from peewee_honker.storage import row_schemas
 from peewee_honker.storage.api_keys import ApiKeyError, ApiKeys, key_hash
@@ -53,6 +54,12 @@ def keys(system):
     return ApiKeys(system)
 
 
+WITH_ROWID = (
+    "INSERT OR REPLACE INTO audit_logs (rowid, id, actor_type, actor_id, action, resource) "
+    "VALUES (1, 'x', 'a', 'b', 'c', 'd')"
+)
+
+
 def refused(path, sql):
     """What SQLite says to another program's statement."""
     code = (
@@ -86,6 +93,8 @@ def refused(path, sql):
         ("UPDATE audit_logs SET action = 'nothing'", "append-only"),
         ("DELETE FROM audit_logs", "append-only"),
         ("INSERT OR REPLACE INTO audit_logs SELECT * FROM audit_logs", "append-only"),
+        ("UPDATE OR REPLACE audit_logs SET id = 'x'", "append-only"),
+        (WITH_ROWID, "no column named rowid"),
     ],
 )
 def test_another_programs_row_that_breaks_a_constraint_is_refused(path, ada, org, keys, sql, error):
@@ -192,6 +201,34 @@ def test_a_rotated_key_gives_way_at_once_or_after_an_overlap(ada, keys):
     assert ApiKey.get_by_id(first.row.id).rotated_to == second.row
     with pytest.raises(ApiKeyError, match="rotated already"):
         keys.rotate(second.row, actor=ada)
+
+
+def test_a_key_that_may_not_be_used_is_not_rotated_into_one_that_may(ada, keys):
+    disabled = keys.create(ada, "build", actor=ada)
+    keys.disable(disabled.row, actor=ada)
+    with pytest.raises(ApiKeyError, match="disabled: enable it first"):
+        keys.rotate(disabled.row, actor=ada)
+    expired = keys.create(ada, "build", actor=ada, expires_at=now() - 1)
+    with pytest.raises(ApiKeyError, match="has expired"):
+        keys.rotate(expired.row, actor=ada)
+    assert ApiKey.select().count() == 2
+
+
+def test_scopes_that_are_one_text_are_refused(ada, keys):
+    with pytest.raises(TypeError, match="scopes is a list"):
+        keys.create(ada, "build", scopes="orders:read", actor=ada)
+
+
+def test_bridges_tell_of_each_change_without_hashes(system, path, ada, keys):
+    bus = EventBus(system)
+    bus.bridge(Account)
+    bus.bridge(ApiKey)
+    Account.create(email="eve@example.org", name="Eve")
+    made = keys.create(ada, "build", actor=ada)
+    told = [json.loads(text) for (text,) in outside.rows(path, "SELECT payload FROM _honker_notifications ORDER BY id")]
+    assert [event["type"] for event in told] == ["accounts.saved", "api_keys.saved"]
+    assert told[0]["payload"]["status"] == "active"
+    assert made.row.key_hash not in json.dumps(told)
 
 
 def test_of_two_processes_that_rotate_a_key_one_does(path, ada, keys):

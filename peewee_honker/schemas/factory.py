@@ -160,6 +160,8 @@ def _fields(
         field = columns[key]
         required = kind == "Select" or (kind == "Insert" and not (field.null or has_default(field)))
         made[key] = replaced.get(key) or field_for(field, required=required, dump_only=False)
+        if kind == "Select" and made[key].load_only and key not in replaced:
+            made[key].required = False  # so that a select schema loads what it dumps
     return made
 
 

@@ -71,7 +71,10 @@ class ApiKeys:
     def create(
         self, owner: Account, name: str, *, actor: Any, scopes: Iterable[str] = (), expires_at: int | None = None
     ) -> NewKey:
-        """Make a key for an account. `expires_at`: seconds since 1970, None for never."""
+        """Make a key for an account. `expires_at`: seconds since 1970, None for never. Raises TypeError for scopes that are
+        one text."""
+        if isinstance(scopes, str):  # whose letters would be scopes
+            raise TypeError("scopes is a list of texts, also when it is one: scopes=['orders:read']")
         with self._writing():
             made = self._make(owner.id, name, sorted(set(scopes)), expires_at)
             self._note("created", made.row, actor, {"name": name, "scopes": made.row.scopes, "expires_at": expires_at})
@@ -95,7 +98,7 @@ class ApiKeys:
             if row.expires_at is not None and row.expires_at <= at:
                 return None
             if row.last_used_at is None or row.last_used_at <= at - _USE_NOTED:
-                ApiKey.update(last_used_at=at, updated_at=row.updated_at).where(ApiKey.id == row.id).execute()
+                ApiKey.update(last_used_at=at, updated_at=ApiKey.updated_at).where(ApiKey.id == row.id).execute()
                 row.last_used_at = at
             return row  # type: ignore[no-any-return]  # Peewee's rows are not typed
 
@@ -106,7 +109,8 @@ class ApiKeys:
             key: the row, or its id.
             overlap: seconds for which the old key may still be used; 0 revokes it now.
 
-        A key is rotated once: of two that try at a time, one gets ApiKeyError. Raises it for a revoked key too.
+        A key is rotated once: of two that try at a time, one gets ApiKeyError. It is raised too for a key that may not be
+        used now: the successor of a disabled one could be used, that of a revoked or expired one never.
         """
         with self._writing():
             row = self._usable(key)
@@ -173,6 +177,10 @@ class ApiKeys:
         if row.revoked_at is not None or row.rotated_to_id is not None:
             what = "rotated" if row.rotated_to_id is not None else "revoked"
             raise ApiKeyError(f"the key {row.id} is {what} already")
+        if not row.enabled:
+            raise ApiKeyError(f"the key {row.id} is disabled: enable it first")
+        if row.expires_at is not None and row.expires_at <= now():
+            raise ApiKeyError(f"the key {row.id} has expired: make another")
         return row
 
     def _note(self, action: str, row: Any, actor: Any, details: dict[str, Any]) -> None:

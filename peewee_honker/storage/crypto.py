@@ -8,7 +8,7 @@ salt: 100,000 rounds for version 1 and 200,000 for version 2. Other programs rea
 import base64
 import binascii
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypedDict
 
@@ -57,7 +57,8 @@ def encrypt(text: str, password: str, *, version: int = KEY_VERSION, context: st
 
     Each call draws a new salt and derives a key, which takes tens of milliseconds on purpose; `Keys` derives one for many.
 
-    Raises ValueError for an empty password or an unknown version, StorageError when cryptography is not installed.
+    Raises ValueError for an empty password, an unknown version or a text that UTF-8 cannot hold, StorageError when
+    cryptography is not installed.
     """
     return Keys(password, version=version).encrypt(text, context=context)
 
@@ -83,9 +84,13 @@ class Keys:
 
     _VALUES_OF_A_SALT = 1000
 
-    def __init__(self, password: str, *, before: "tuple[str, ...] | list[str]" = (), version: int = KEY_VERSION) -> None:
+    def __init__(self, password: str, *, before: Sequence[str] = (), version: int = KEY_VERSION) -> None:
+        if isinstance(before, str):  # whose letters would be passwords
+            raise TypeError("before is a list of passwords, also when it is one: before=[password]")
         if not password or not all(before):
             raise ValueError("a password is not empty: generate_encryption_key() makes one")
+        if not all(isinstance(one, str) for one in (password, *before)):
+            raise TypeError("a password is text")
         if version not in _ROUNDS:
             raise ValueError(f"the version is one of {', '.join(map(str, _ROUNDS))}, not {version!r}")
         self.version = version
@@ -98,13 +103,20 @@ class Keys:
     def __reduce__(self) -> str:
         raise TypeError("Keys are not pickled: they would leave the process")
 
+    def __deepcopy__(self, memo: Any) -> "Keys":
+        return self  # Peewee copies the fields that a model inherits
+
     def encrypt(self, text: str, *, context: str = "") -> Encrypted:
         """As the function `encrypt`."""
+        try:
+            plain = text.encode()
+        except UnicodeEncodeError:  # which holds the text
+            raise ValueError("the text has characters that UTF-8 cannot hold") from None
         if self._left <= 0:
             self._salt, self._left = os.urandom(_SALT), self._VALUES_OF_A_SALT
         self._left -= 1
         salt, iv = self._salt, os.urandom(_IV)
-        data = _cipher(self._passwords[0], salt, self.version).encrypt(iv, text.encode(), context.encode() or None)
+        data = _cipher(self._passwords[0], salt, self.version).encrypt(iv, plain, context.encode() or None)
         return {"keyVersion": self.version, "salt": _text(salt), "iv": _text(iv), "data": _text(data)}
 
     def decrypt(self, value: Any, *, context: str = "") -> str:

@@ -11,6 +11,7 @@ from peewee import SQL
 
 from peewee_honker.pages import walk
 from peewee_honker.schemas import converts
+from peewee_honker.schemas.strict import Text
 from peewee_honker.storage.crypto import DecryptionError, Keys
 from peewee_honker.storage.errors import StorageError
 
@@ -50,7 +51,7 @@ class _Accessor(peewee.FieldAccessor):
     """Makes a secret of what is assigned."""
 
     def __set__(self, instance: Any, value: Any) -> None:
-        super().__set__(instance, Secret(value) if isinstance(value, str) else value)
+        super().__set__(instance, _secret(value))
 
 
 class EncryptedField(peewee.TextField):
@@ -69,6 +70,7 @@ class EncryptedField(peewee.TextField):
 
     Events (of bridges and captures) and dumps of schemas leave the field out; schemas load it. A query cannot compare with
     it, as every value is encrypted differently, and raises StorageError; `is_null()` and `== None` work.
+    For the same reason ValueError is raised for `unique`, `index` and `primary_key`.
     """
 
     is_secret = True
@@ -76,7 +78,12 @@ class EncryptedField(peewee.TextField):
     accessor_class = _Accessor
 
     def __init__(self, keys: Keys | Callable[[], Keys], *, context: str | None = None, **options: Any) -> None:
+        for option in ("unique", "index", "primary_key"):
+            if options.get(option):
+                raise ValueError(f"{option}: no two encrypted values are alike; put a keyed hash into a column beside it")
         super().__init__(**options)
+        if self.default is not None:
+            self.default = _secret_default(self.default)
         self._given_keys = keys
         self._keys: Keys | None = None
         self._context = context
@@ -131,8 +138,12 @@ class EncryptedField(peewee.TextField):
     def __ne__(self, other: Any) -> Any:
         return super().__ne__(other) if other is None or isinstance(other, peewee.Node) else self._refuse()
 
+    def __rshift__(self, other: Any) -> Any:
+        return super().__rshift__(other) if other is None else self._refuse()
+
     __hash__ = peewee.TextField.__hash__
-    __lt__ = __le__ = __gt__ = __ge__ = __lshift__ = __mod__ = __pow__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __lshift__ = __mod__ = __pow__ = __add__ = __radd__ = _refuse
+    concat: ClassVar[Any] = _refuse
     in_: ClassVar[Any] = _refuse
     not_in: ClassVar[Any] = _refuse
     contains: ClassVar[Any] = _refuse
@@ -148,14 +159,23 @@ class EncryptedField(peewee.TextField):
 def _parsed(stored: Any) -> Any:
     try:
         return json.loads(stored)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):  # the last for what is nested too deep
         raise DecryptionError from None
+
+
+def _secret(value: Any) -> Any:
+    return Secret(value) if isinstance(value, str) else value
+
+
+def _secret_default(default: Any) -> Any:
+    """A default as the attribute has it: a Secret, of what a function gives too."""
+    return (lambda: _secret(default())) if callable(default) else _secret(default)
 
 
 @converts(EncryptedField)
 def _secret_text(_field: EncryptedField, **options: Any) -> fields.String:
     """Taken, and never told."""
-    return fields.String(**{**options, "load_only": True})
+    return Text(**{**options, "load_only": True})
 
 
 @dataclass(slots=True)

@@ -58,6 +58,12 @@ class MemberLevel(StrEnum):
         return levels.index(self) <= levels.index(other)
 
 
+class _HashField(peewee.TextField):
+    """The hash of a secret: not the secret, but nothing that events have to tell."""
+
+    is_secret = True
+
+
 class _IdentityModel(StorageModel):
     class Meta:
         database = system_database
@@ -112,9 +118,7 @@ class ApiKey(_IdentityModel):
     `rotated_to` is the key that has taken its place. Times are seconds since 1970.
     """
 
-    key_hash = peewee.TextField(
-        unique=True, constraints=[Check("length(key_hash) = 64 AND key_hash NOT GLOB '*[^0-9a-f]*'")]
-    )
+    key_hash = _HashField(unique=True, constraints=[Check("length(key_hash) = 64 AND key_hash NOT GLOB '*[^0-9a-f]*'")])
     owner = peewee.ForeignKeyField(Account, backref="api_keys", on_delete="CASCADE")
     name = peewee.TextField()
     enabled = Flag(default=True, constraints=[Default("1")])
@@ -147,6 +151,7 @@ class AuditLog(_IdentityModel):
 
     class Meta:
         table_name = "audit_logs"
+        without_rowid = True  # a rowid would be a second key, by which REPLACE takes a row away
         indexes = ((("actor_type", "actor_id"), False), (("resource", "created_at"), False))
 
 
