@@ -9,7 +9,17 @@ import threading
 import uuid
 
 import pytest
-from peewee import BlobField, CharField, CompositeKey, DateTimeField, DecimalField, FloatField, IntegerField, UUIDField
+from peewee import (
+    BlobField,
+    CharField,
+    CompositeKey,
+    DateTimeField,
+    DecimalField,
+    FloatField,
+    IntegerField,
+    OperationalError,
+    UUIDField,
+)
 from peewee import Model as PlainModel
 
 from peewee_honker import Event, EventBus
@@ -384,3 +394,33 @@ def test_old_notifications_are_pruned(db, bus, path):
         outside.until(
             lambda: outside.rows(path, "SELECT COUNT(*) FROM _honker_notifications WHERE channel = 'old'") == [[0]]
         )
+
+
+def test_a_full_disk_takes_row_and_event_back_together_and_receiving_goes_on(db):
+    class Thing(Model):
+        text = CharField()
+
+        class Meta:
+            database = db
+
+    db.create_tables([Thing])
+    bus, heard = EventBus(db), []
+    things = bus.bridge(Thing)
+    things.saved.connect(lambda _, event: heard.append(event.payload["text"]), weak=False)
+    with bus:
+        Thing.create(text="before")
+        db.execute_sql(f"PRAGMA max_page_count = {db.pragma('page_count')}")  # SQLite's error is that of a full disk
+        with pytest.raises(OperationalError) as found:
+            for _ in range(1000):
+                Thing.create(text="x" * 2000)
+        errors = [found.value]
+        while errors[-1].__context__ is not None:
+            errors.append(errors[-1].__context__)
+        assert any("database or disk is full" in str(error) for error in errors)  # behind that of Peewee's own rollback
+        outside.until(lambda: heard and heard[0] == "before")
+        rows = Thing.select().count()
+        outside.until(lambda: len(heard) == rows)
+        db.execute_sql("PRAGMA max_page_count = 1000000")
+        Thing.create(text="after")
+        outside.until(lambda: heard[-1] == "after")
+    assert len(heard) == rows + 1

@@ -78,6 +78,22 @@ def test_an_error_is_the_callers(side):
     assert failing(lambda: side.client.call("math.fail", {})).code == "VALIDATION_ERROR"
 
 
+def test_an_answer_that_cannot_be_sent_is_an_error_at_once(side):
+    side.add(spec("strange"), lambda data, context: {1, 2})
+    error = failing(lambda: side.client.call("math.strange", {"n": 1}))
+    assert (error.code, error.message) == ("EXECUTION_ERROR", "the answer of math.strange could not be sent")
+
+
+def test_what_was_executed_long_ago_is_forgotten(db):
+    side = Side("honker", db)
+    side.add(spec("double"), lambda data, context: data["n"] * 2)
+    with side.handler:
+        db.execute_sql("INSERT INTO _honker_peewee_calls VALUES ('old', unixepoch() - 100000)")
+        assert side.client.call("math.double", {"n": 1}) == 2
+    side.client.close()
+    assert ("old",) not in db.execute_sql("SELECT request_id FROM _honker_peewee_calls").fetchall()
+
+
 def test_the_identity_travels_and_is_looked_at(side):
     guarded = AccessControl(required_scopes=("math:use",))
     side.add(spec("who", access_control=guarded), lambda data, context: [context.identity.id, context.metadata])

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import logging
 
 import peewee
 import pytest
@@ -422,9 +421,3 @@ def test_without_a_bus_there_is_no_watch_and_unknown_ones_are_named(Order, db): 
 
     with pytest.raises(ValueError, match="primary key of one column"):
         operations_for(Pair)
-
-
-def test_logs_name_the_operation(call, caplog):
-    caplog.set_level(logging.DEBUG)
-    call("create", {"number": "A1", "total": 5})
-    assert "s3cret" not in caplog.text

@@ -2,6 +2,7 @@
 
 import http.client
 import itertools
+import os
 import signal
 
 import pytest
@@ -199,6 +200,36 @@ def test_an_id_of_a_file_that_is_gone_is_a_gap(framework, path, stream):
         assert page.next().data["reason"] == "the file was replaced"
         stream.dispatch(Event("order.saved", "", 2))
         assert page.next().data["payload"] == 2
+
+
+def test_pages_are_told_when_the_file_is_replaced_and_go_on_in_the_new_one(db, path, stream):
+    other = f"{path}.other"
+    publish = """
+        import sys
+        from peewee_honker import HonkerDatabase
+        from peewee_honker.events import Event, HonkerEventTarget
+        db = HonkerDatabase(sys.argv[1])
+        HonkerEventTarget(db, "durable", stream="orders").dispatch(Event("order.saved", "", sys.argv[2]))
+        db.close_engine()
+    """
+    for number in range(5):
+        stream.dispatch(Event("order.saved", "", number))
+    with Feed(db, stream="orders", keep_alive=0.05) as feed:
+        frames = (frame for frame in feed.connect() if not frame.startswith(b":"))
+        assert next(frames) == b"retry: 2000\n\n"
+        db.close()
+        with Script(publish, other, "there already") as script:
+            script.finish()
+        for end in ("-wal", "-shm"):
+            if os.path.exists(path + end):
+                os.remove(path + end)
+        os.replace(other, path)
+        told = next(frames)
+        assert b"event: gap" in told
+        assert b"the file was replaced" in told
+        with Script(publish, path, "new") as script:
+            script.finish()
+        assert b'"payload":"new"' in next(frames)
 
 
 # Who may listen, and how many

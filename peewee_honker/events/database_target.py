@@ -6,11 +6,12 @@ from peewee_honker.driver import Engine
 from peewee_honker.events.consumer import Consumer
 from peewee_honker.events.event import MAX_BYTES, Event
 from peewee_honker.events.metrics import Recorder
-from peewee_honker.events.store import Store
+from peewee_honker.events.store import Store, store_of
 from peewee_honker.events.stream import Position
 from peewee_honker.events.target import EventTarget, LocalEventTarget
 
 if TYPE_CHECKING:
+    from peewee_honker.database import HonkerDatabase
     from peewee_honker.events.run import EventDispatcher
 
 __all__ = ["DatabaseTarget"]
@@ -28,7 +29,7 @@ class DatabaseTarget(EventTarget):
 
     def __init__(
         self,
-        store: Store,
+        database: "HonkerDatabase | Store",
         mode: Literal["ephemeral", "durable"] = "ephemeral",
         *,
         stream: str = "events",
@@ -47,8 +48,8 @@ class DatabaseTarget(EventTarget):
             raise ValueError("only a durable target has a consumer: mode='durable'")
         if prefix and mode == "durable":
             raise ValueError("a durable target has no channels to prefix: it has one stream")
-        self._store = store
-        self.database = store.database
+        self._store = store_of(database)
+        self.database = self._store.database
         self.mode = mode
         self.stream = stream
         self.prefix = prefix

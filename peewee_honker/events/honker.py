@@ -1,16 +1,13 @@
 """Events through Honker's tables: to every process on the file, ephemeral or durable."""
 
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from peewee_honker.driver import Engine
-from peewee_honker.events.consumer import Consumer
 from peewee_honker.events.database_target import DatabaseTarget
 from peewee_honker.events.dispatcher import dispatcher_for
-from peewee_honker.events.event import MAX_BYTES, Event, gap_event
+from peewee_honker.events.event import Event, gap_event
 from peewee_honker.events.listener import Listener, Where
-from peewee_honker.events.metrics import Recorder
-from peewee_honker.events.store import HonkerStore
 from peewee_honker.events.stream import Position, offset_of, pruned_offset, read_stream
 from peewee_honker.events.target import EventTarget
 
@@ -41,33 +38,6 @@ class HonkerEventTarget(DatabaseTarget):
     Listeners run in the dispatcher's thread, one for each file and process, whatever the number of topics. A listener of
     the topic `__gap__` hears of events that were deleted before they were read here, see `gap_event`.
     """
-
-    def __init__(
-        self,
-        database: "HonkerDatabase",
-        mode: Literal["ephemeral", "durable"] = "ephemeral",
-        *,
-        stream: str = "events",
-        prefix: str = "",
-        consumer: str | Consumer | None = None,
-        start_at: Position = "now",
-        attempts: int = 5,
-        backoff: float = 0.2,
-        max_bytes: int = MAX_BYTES,
-        recorder: Recorder | None = None,
-    ) -> None:
-        super().__init__(
-            HonkerStore(database),
-            mode,
-            stream=stream,
-            prefix=prefix,
-            consumer=consumer,
-            start_at=start_at,
-            attempts=attempts,
-            backoff=backoff,
-            max_bytes=max_bytes,
-            recorder=recorder,
-        )
 
 
 class Follower:

@@ -16,7 +16,6 @@ import logging
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -41,10 +40,13 @@ logger = logging.getLogger("peewee_honker.operations")
 _REQUESTED, _RESPONDED, _COMPLETED = "call.requested", "call.responded", "call.completed"
 _ERROR, _ABORTED = "call.error", "call.aborted"
 _LEASE = 30  # seconds
+_MOST_ABORTED = 10_000
+_CLAIMS_KEPT = 86_400  # seconds
+_FORGET_EVERY = 3_600.0  # seconds
 _LOOK = 1.0  # seconds between two looks into the queue when no event says that there is something
 _CLAIMS = "CREATE TABLE IF NOT EXISTS _honker_peewee_calls (request_id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID"
 _CLAIM = "INSERT OR IGNORE INTO _honker_peewee_calls (request_id, at) VALUES (?, unixepoch())"
-_FORGET = "DELETE FROM _honker_peewee_calls WHERE at < unixepoch() - 86400"
+_FORGET = "DELETE FROM _honker_peewee_calls WHERE at < unixepoch() - ?"
 
 
 class CallClient:
@@ -210,10 +212,11 @@ class CallHandler:
         self._workers = workers
         self._running: dict[str, _Running] = {}
         self._jobs: dict[str, Any] = {}
-        self._aborted: deque[str] = deque(maxlen=10_000)  # what was aborted before it ran
+        self._aborted: dict[str, None] = {}  # what was aborted before it ran, the latest last
         self._changing = threading.Lock()
         self._free = threading.Semaphore(workers)
         self._next_beat = 0.0
+        self._next_forgetting = 0.0
         self._stopped = threading.Event()
         self._woken = threading.Event()
         self._pool: ThreadPoolExecutor | None = None
@@ -225,7 +228,6 @@ class CallHandler:
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="peewee_honker-call")
         if self._database is not None:
             self._database.execute_sql(_CLAIMS)
-            self._database.execute_sql(_FORGET)
         self._target.add_listener(_ABORTED, self._on_aborted)
         self._target.add_listener(_REQUESTED, self._on_requested)
         if self._queue is not None:
@@ -261,7 +263,7 @@ class CallHandler:
         if self._queue is not None:
             self._woken.set()
         elif isinstance(event.payload, Mapping) and self._mine(event.payload) and self._pool is not None:
-            self._pool.submit(self._handle, dict(event.payload))
+            self._pool.submit(self._handle_event, dict(event.payload))
 
     def _mine(self, request: Mapping[str, Any]) -> bool:
         """Whether this handler is the one to execute a request."""
@@ -270,6 +272,10 @@ class CallHandler:
         return self._database is None or self._claimed(str(request.get("requestId")))
 
     def _claimed(self, request_id: str) -> bool:
+        """Whether nobody has begun with a request before."""
+        if time.monotonic() >= self._next_forgetting:
+            self._next_forgetting = time.monotonic() + _FORGET_EVERY
+            self._database.execute_sql(_FORGET, (_CLAIMS_KEPT,))
         cursor = self._database.execute_sql(_CLAIM, (request_id,))
         return bool(self._database.rows_affected(cursor))
 
@@ -278,7 +284,9 @@ class CallHandler:
             running = self._running.get(event.id)
             children = [request_id for request_id, each in self._running.items() if each.parent == event.id]
             if running is None:
-                self._aborted.append(event.id)
+                self._aborted[event.id] = None
+                if len(self._aborted) > _MOST_ABORTED:
+                    del self._aborted[next(iter(self._aborted))]
         if running is not None:
             running.abort()
         for request_id in children:  # whose own children hear of it in turn, wherever they run
@@ -319,6 +327,12 @@ class CallHandler:
         for job in jobs:
             job.heartbeat()
 
+    def _handle_event(self, request: dict[str, Any]) -> None:
+        try:
+            self._handle(request)
+        except Exception:
+            logger.exception("a call could not be answered")
+
     def _handle_job(self, request: dict[str, Any], job: Any) -> None:
         try:
             self._handle(request, is_job=True)
@@ -341,6 +355,10 @@ class CallHandler:
             self._publish(_ERROR, request_id, error.to_json())
         except asyncio.CancelledError:
             logger.info("the call %s was aborted", request_id)
+        except Exception:  # an answer that has no form in JSON, or is too large
+            logger.exception("the answer to the call %s could not be sent", request_id)
+            unsent = OperationError(EXECUTION_ERROR, f"the answer of {request.get('operationId')} could not be sent")
+            self._publish(_ERROR, request_id, unsent.to_json())
         finally:
             with self._changing:
                 self._running.pop(request_id, None)

@@ -303,7 +303,7 @@ class ModelOperations:
 def _hearing(bridge: Bridge, hear: Callable[[Event], None]) -> Iterator[None]:
     """Give a bridge's events to a function, from now on; of a stream without a consumer's name."""
     if bridge.durable:
-        with Follower(bridge.target.database, bridge.stream_name, hear):  # type: ignore[attr-defined]  # of targets on a file
+        with Follower(bridge.model._meta.database, bridge.stream_name, hear):
             yield
         return
     types = (bridge.type_saved, bridge.type_deleted)

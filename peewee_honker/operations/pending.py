@@ -36,17 +36,16 @@ class PendingCall:
     async def _result(self) -> Any:
         try:
             async with asyncio.timeout(max(0.0, self.deadline - time.monotonic())):
-                return await asyncio.wrap_future(self._future)
+                return await asyncio.shield(asyncio.wrap_future(self._future))  # an answer may come at the same moment
         except TimeoutError:
             raise self._map.give_up(self) from None
         except asyncio.CancelledError:
             self._map.give_up(self)
             raise
 
-    def respond(self, output: Any) -> bool:
-        """Take the answer; whether the call is over by it."""
+    def respond(self, output: Any) -> None:
+        """Take the answer."""
         self._future.set_result(output)
-        return True
 
     def complete(self) -> None:
         """The end without an answer."""
@@ -107,10 +106,9 @@ class PendingSubscription:
             self._map.abort(self.request_id)
         self._responses.put(("end", None))
 
-    def respond(self, output: Any) -> bool:
+    def respond(self, output: Any) -> None:
         """Take a response; the subscription goes on."""
         self._responses.put(("output", output))
-        return False
 
     def complete(self) -> None:
         """The end."""
