@@ -5,6 +5,7 @@ from peewee_honker.database import HonkerDatabase
 from peewee_honker.errors import (
     BufferFullError,
     EngineClosedError,
+    ForwardConflictError,
     HonkerError,
     PayloadError,
     SchemaError,
@@ -14,16 +15,19 @@ from peewee_honker.errors import (
 from peewee_honker.events import Event, Retention
 from peewee_honker.pages import walk
 from peewee_honker.pool import PooledHonkerDatabase
+from peewee_honker.relay import Relay
 
 __all__ = [
     "BufferFullError",
     "EngineClosedError",
     "Event",
     "EventBus",
+    "ForwardConflictError",
     "HonkerDatabase",
     "HonkerError",
     "PayloadError",
     "PooledHonkerDatabase",
+    "Relay",
     "Retention",
     "SchemaError",
     "SharedFileError",

@@ -39,6 +39,11 @@ class TopicError(HonkerError, ValueError):
     """An event's type or a listener's topic is not one: empty, reserved, or with characters that mean something."""
 
 
+class ForwardConflictError(HonkerError):
+    """A target has other events of a relay than the relay believed: another process runs one of that name. The relay looks
+    again."""
+
+
 class BufferFullError(HonkerError):
     """Items came faster than their consumer took them, and its buffer was told to fail rather than to wait or to drop.
 

@@ -1,14 +1,15 @@
 """Targets on a database's own tables: ephemeral or durable, written in the transaction that is open."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from peewee_honker.driver import Engine
 from peewee_honker.events.consumer import Consumer
-from peewee_honker.events.event import MAX_BYTES, Event
+from peewee_honker.events.event import MAX_BYTES, Event, check_type
 from peewee_honker.events.metrics import Recorder
 from peewee_honker.events.store import Store, store_of
 from peewee_honker.events.stream import Position
-from peewee_honker.events.target import EventTarget, LocalEventTarget
+from peewee_honker.events.target import EventTarget, Forwarded, LocalEventTarget
 
 if TYPE_CHECKING:
     from peewee_honker.database import HonkerDatabase
@@ -81,6 +82,27 @@ class DatabaseTarget(EventTarget):
             self._store.append(self.stream, event.id, text)
         else:
             self._store.notify(self.prefix + event.type, text)
+
+    def forward(self, relay: str, events: Sequence[Event], after: Forwarded | None) -> None:
+        """As EventTarget.forward. A durable target remembers the last event, so that none is there twice."""
+        if self.mode == "ephemeral" or not events:
+            super().forward(relay, events, after)
+            return
+        for event in events:
+            check_type(event.type)
+        rows = [(event.id, event.to_json(self.max_bytes)) for event in events]
+        last = Forwarded(events[-1].offset or 0, events[-1].event_id)
+        self._store.append_forwarded(self.stream, relay, rows, after, last)
+        for event in events:
+            self.recorder.published(event.type)
+
+    def close_thread(self) -> None:
+        """Close the calling thread's connection."""
+        self._store.close_thread()
+
+    def forwarded(self, relay: str) -> Forwarded | None:
+        """As EventTarget.forwarded."""
+        return self._store.forwarded(relay) if self.mode == "durable" else None
 
     def _open(self) -> None:
         if self.mode == "durable":

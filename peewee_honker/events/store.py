@@ -3,11 +3,13 @@
 `HonkerStore` is the one of a HonkerDatabase; `peewee_honker.servers.postgres` has the one of Peewee's PostgresqlDatabase.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from peewee_honker.driver import Engine
+from peewee_honker.errors import ForwardConflictError
 from peewee_honker.events.dead_letter import DeadLetter, bury, dead_letters, forget, make_table
 from peewee_honker.events.dispatcher import Dispatcher, dispatcher_for
 from peewee_honker.events.event import Event
@@ -15,6 +17,7 @@ from peewee_honker.events.retention import BATCH, Retention, prune_notifications
 from peewee_honker.events.run import EventDispatcher
 from peewee_honker.events.stream import INSERT as INTO_STREAM
 from peewee_honker.events.stream import Position, offset_of, pruned_offset, read_page
+from peewee_honker.events.target import Forwarded
 
 if TYPE_CHECKING:
     from peewee_honker.database import HonkerDatabase
@@ -27,6 +30,20 @@ _OFFSET = "SELECT offset FROM _honker_stream_consumers WHERE name = ? AND topic 
 _BEGIN_AT = "INSERT OR IGNORE INTO _honker_stream_consumers (name, topic, offset) VALUES (?, ?, ?)"
 _SAVE = "UPDATE _honker_stream_consumers SET offset = ? WHERE name = ? AND topic = ? AND offset = ?"
 _LAG = "SELECT count(*) AS n FROM _honker_stream WHERE topic = ? AND offset > ?"
+_FORWARDED_TABLE = (
+    "CREATE TABLE IF NOT EXISTS _honker_peewee_forwarded "
+    "(relay TEXT PRIMARY KEY, offset INTEGER NOT NULL, event_id TEXT NOT NULL) WITHOUT ROWID"
+)
+_HAS_FORWARDED = "SELECT 1 AS n FROM sqlite_master WHERE name = '_honker_peewee_forwarded'"
+_FORWARDED = "SELECT offset, event_id FROM _honker_peewee_forwarded WHERE relay = ?"
+_NOTE_FORWARDED = (
+    "INSERT INTO _honker_peewee_forwarded (relay, offset, event_id) VALUES (?, ?, ?) ON CONFLICT (relay) DO UPDATE "
+    "SET offset = excluded.offset, event_id = excluded.event_id WHERE ? AND (offset, event_id) = (?, ?)"
+)
+_ALL_INTO_STREAM = (
+    "INSERT INTO _honker_stream (topic, key, payload) "
+    "SELECT ?, json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?) ORDER BY key"
+)
 _TIMEOUT = 5.0
 
 
@@ -63,6 +80,17 @@ class Store(Protocol):
 
     def prune_stream(self, stream: str, retention: Retention) -> bool:
         """Delete a batch of what a stream need not keep; whether there may be more."""
+
+    # What relays have brought
+
+    def forwarded(self, relay: str) -> Forwarded | None:
+        """The last event that was appended of a relay."""
+
+    def append_forwarded(
+        self, stream: str, relay: str, rows: Sequence[tuple[str, str]], after: Forwarded | None, last: Forwarded
+    ) -> None:
+        """Append events of a relay, as their keys and texts, and remember the last, in one transaction. Raises
+        ForwardConflictError when the last before is not `after`."""
 
     # The places of consumers
 
@@ -156,6 +184,24 @@ class HonkerStore:
 
     def prune_stream(self, stream: str, retention: Retention) -> bool:
         return prune_stream(self.engine, stream, retention) >= BATCH
+
+    def forwarded(self, relay: str) -> Forwarded | None:
+        if not self.engine.read(_HAS_FORWARDED, (), _TIMEOUT):
+            return None
+        rows = self.engine.read(_FORWARDED, (relay,), _TIMEOUT)
+        return Forwarded(rows[0]["offset"], rows[0]["event_id"]) if rows else None
+
+    def append_forwarded(
+        self, stream: str, relay: str, rows: Sequence[tuple[str, str]], after: Forwarded | None, last: Forwarded
+    ) -> None:
+        with self.database.atomic():
+            transaction = self.database.honker_transaction
+            assert transaction is not None  # noqa: S101 # within atomic()
+            self.database.write_beside(_FORWARDED_TABLE, ())
+            self.database.write_beside(_NOTE_FORWARDED, (relay, *last, after is not None, *(after or (0, ""))))
+            if not transaction.query("SELECT changes() AS n")[0]["n"]:
+                raise ForwardConflictError(f"the relay {relay} has brought other events to the stream {stream!r} meanwhile")
+            self.database.write_beside(_ALL_INTO_STREAM, (stream, json.dumps(rows, ensure_ascii=False)))
 
     def place(self, consumer: str, stream: str) -> int | None:
         rows = self.engine.read(_OFFSET, (consumer, stream), _TIMEOUT)

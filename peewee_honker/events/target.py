@@ -21,7 +21,7 @@ from peewee_honker.events.tracing import traced, within_trace
 if TYPE_CHECKING:
     from peewee_honker.database import HonkerDatabase
 
-__all__ = ["Call", "EventTarget", "LocalEventTarget", "dispatched"]
+__all__ = ["Call", "EventTarget", "Forwarded", "LocalEventTarget", "dispatched"]
 
 logger = logging.getLogger("peewee_honker.events")
 
@@ -35,6 +35,13 @@ class _Registration(NamedTuple):
     loop: asyncio.AbstractEventLoop | None
     since: int  # offsets up to this were committed before the listener was there
     always: "tuple[Call, ...]"  # what each event is given to, where that does not depend on the event
+
+
+class Forwarded(NamedTuple):
+    """The last event that a target has of a relay: its offset where it came from, and its id."""
+
+    offset: int
+    event_id: str
 
 
 class EventTarget(ABC):
@@ -113,6 +120,9 @@ class EventTarget(ABC):
         for key in list(self._registrations):
             self.remove_listener(key.topic, key.listener)
 
+    def close_thread(self) -> None:  # noqa: B027  (what a transport without it does)
+        """Give back what the calling thread holds of the transport, such as its connection to a database."""
+
     def dispatch(self, event: Event) -> bool:
         """Publish an event, in the transaction that is open. Gives True.
 
@@ -127,6 +137,28 @@ class EventTarget(ABC):
         if dispatched.receivers:
             dispatched.send(self, event=event)
         return True
+
+    def forward(self, relay: str, events: Sequence[Event], after: Forwarded | None) -> None:
+        """Publish the events of a relay, in order, see `peewee_honker.relay`.
+
+        Arguments:
+            relay: the relay's name.
+            events: with the offsets that they have in the relay's stream.
+            after: what `forwarded` gave, or the last event of the call before.
+
+        A target that can remembers the last event in one transaction with them, and publishes nothing when it remembers
+        another than `after` (ForwardConflictError). This one publishes one after the other and remembers nothing. Raises
+        PayloadError and TopicError before any of the events is published, and what the transport raises.
+        """
+        for event in events:
+            check_type(event.type)
+            event.to_json(self.max_bytes)
+        for event in events:
+            self.dispatch(event)
+
+    def forwarded(self, relay: str) -> Forwarded | None:
+        """The last event that was published of a relay; None when that is not known."""
+        return None
 
     # For subclasses
 

@@ -7,7 +7,7 @@ link.
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,10 +17,12 @@ from peewee import __exception_wrapper__  # type: ignore[attr-defined]  # in no 
 
 from peewee_honker.database import Savepoint
 from peewee_honker.driver import Engine
+from peewee_honker.errors import ForwardConflictError
 from peewee_honker.events.dead_letter import DeadLetter
 from peewee_honker.events.event import Event
 from peewee_honker.events.retention import BATCH, Retention
 from peewee_honker.events.stream import Position, check_position
+from peewee_honker.events.target import Forwarded
 from peewee_honker.servers.postgres.dispatcher import PostgresDispatcher
 from peewee_honker.servers.postgres.link import Link, PostgresUnavailableError
 from peewee_honker.servers.postgres.tables import EXISTS, SCHEMA, SETUP
@@ -81,6 +83,15 @@ _LEAD = (
     "ON CONFLICT (consumer) DO UPDATE SET owner = excluded.owner"
 )
 _LEADER = f"SELECT owner FROM {SCHEMA}.leaders WHERE consumer = %s FOR SHARE"
+_FORWARDED = f'SELECT "offset", event_id FROM {SCHEMA}.forwarded WHERE relay = %s'
+_NOTE_FORWARDED = (
+    f'INSERT INTO {SCHEMA}.forwarded AS f (relay, "offset", event_id) VALUES (%s, %s, %s) ON CONFLICT (relay) DO UPDATE '
+    'SET "offset" = excluded."offset", event_id = excluded.event_id WHERE %s AND (f."offset", f.event_id) = (%s, %s)'
+)
+_ALL_OUT = (
+    f"INSERT INTO {SCHEMA}.outbox (stream, name, payload) SELECT %s, name, payload "
+    "FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS u (name, payload, place) ORDER BY place"
+)
 _COLUMNS = 'consumer, stream, "offset", payload, receiver, error, traceback, attempts, died_at'
 _BURY = f"INSERT INTO {SCHEMA}.dead_letters ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _STORED = f'SELECT payload FROM {SCHEMA}.stream WHERE "offset" = %s'
@@ -183,6 +194,22 @@ class PostgresStore:
             return False
         rows = self.link.query(_PRUNE_STREAM, (stream, upto, retention.consumed, stream, upto, stream))
         return bool(rows) and rows[0][0] >= BATCH
+
+    # What relays have brought
+
+    def forwarded(self, relay: str) -> Forwarded | None:
+        self.prepare()
+        rows = self.link.query(_FORWARDED, (relay,))
+        return Forwarded(*rows[0]) if rows else None
+
+    def append_forwarded(
+        self, stream: str, relay: str, rows: Sequence[tuple[str, str]], after: Forwarded | None, last: Forwarded
+    ) -> None:
+        self.prepare()
+        with self.database.atomic():
+            if self._write(_NOTE_FORWARDED, (relay, *last, after is not None, *(after or (0, "")))) != 1:
+                raise ForwardConflictError(f"the relay {relay} has brought other events to the stream {stream!r} meanwhile")
+            self._write(_ALL_OUT, (stream, [key for key, _ in rows], [text for _, text in rows]))
 
     # The places of consumers
 

@@ -14,8 +14,8 @@ CHANNEL = "peewee_honker"
 LOCKS = 0x70776862
 """The class of this package's advisory locks that have no name; 0 is the commits' lock, 1 that of the setup."""
 
-# The last that the setup makes.
-EXISTS = f"SELECT to_regclass('{SCHEMA}.outbox') IS NOT NULL"
+# The last two that the setup makes.
+EXISTS = f"SELECT to_regclass('{SCHEMA}.forwarded') IS NOT NULL AND to_regclass('{SCHEMA}.outbox') IS NOT NULL"
 
 SETUP = f"""
 SELECT pg_advisory_xact_lock({LOCKS}, 1);
@@ -44,6 +44,9 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.dead_letters (
     consumer text NOT NULL, stream text NOT NULL, "offset" bigint NOT NULL, payload text NOT NULL,
     receiver text NOT NULL, error text NOT NULL, traceback text NOT NULL,
     attempts integer NOT NULL, died_at double precision NOT NULL
+);
+CREATE TABLE IF NOT EXISTS {SCHEMA}.forwarded (
+    relay text PRIMARY KEY, "offset" bigint NOT NULL, event_id text NOT NULL
 );
 CREATE TABLE IF NOT EXISTS {SCHEMA}.outbox (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
