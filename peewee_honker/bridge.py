@@ -164,14 +164,8 @@ class Bridge:
             self._is_captured = self._look_for_capture()
         if self._is_captured:
             return
-        event = Event(
-            type_,
-            key_text(instance),
-            row_payload(instance, self._exclude) if self._schema is None else self._schema(instance),
-            origin=self._bus.origin,
-            operation=operation,
-            changes=changes,
-        )
+        payload = row_payload(instance, self._exclude) if self._schema is None else self._schema(instance)
+        event = Event.of_row(type_, key_text(instance), payload, self._bus.origin, operation, changes)
         if self._instances is not None and self._bus.is_running:
             self._instances[event.event_id] = instance
             if len(self._instances) > _MOST_INSTANCES:  # of what was rolled back

@@ -120,6 +120,7 @@ class _NumberedSet(set[Any]):
 class _Found(NamedTuple):
     """Whom a send by one sender calls, as found at some state of the connections."""
 
+    sender: Callable[[], Any]  # a weak reference to it
     change: int
     receivers: tuple[tuple[Any, bool], ...]  # the receiver or a weak reference to it, and whether that
     marked: bool  # whether one asks for a transaction
@@ -138,7 +139,7 @@ class ModelSignal(blinker.Signal):
 
     def __init__(self, doc: str | None = None) -> None:
         super().__init__(doc)
-        self._kept: weakref.WeakKeyDictionary[Any, _Found] = weakref.WeakKeyDictionary()
+        self._kept: dict[int, _Found] = {}  # by the sender's id, which is another's when the sender has gone
 
     def connect(self, receiver: Receiver, sender: Any = ANY, weak: bool = True) -> Receiver:
         """Call `receiver(sender, **what is sent)` whenever `sender` or a subclass of it sends.
@@ -188,15 +189,18 @@ class ModelSignal(blinker.Signal):
 
     def found_for(self, sender: Any) -> _Found:
         """Whom a send by `sender` calls; kept until connections change."""
-        try:
-            found = self._kept.get(sender)
-        except TypeError:  # no weak reference to it can be had
-            return self._find(sender)
-        if found is None or found.change != _changes[0]:
-            found = self._kept[sender] = self._find(sender)
+        key = id(sender)
+        found = self._kept.get(key)
+        if found is None or found.change != _changes[0] or found.sender() is not sender:
+            kept = self._kept
+            try:
+                reference: Callable[[], Any] = weakref.ref(sender, lambda _gone: kept.pop(key, None))
+            except TypeError:  # no weak reference to it can be had
+                return self._find(sender, lambda: None)
+            found = kept[key] = self._find(sender, reference)
         return found
 
-    def _find(self, sender: Any) -> _Found:
+    def _find(self, sender: Any, reference: Callable[[], Any]) -> _Found:
         change = _changes[0]  # before looking: what changes meanwhile is found the next time
         # Copies, each made in one step: another thread may connect, and a weak receiver may go, while we look.
         heard = [receivers.numbers.copy() for receivers in self._heard(sender)]
@@ -209,6 +213,7 @@ class ModelSignal(blinker.Signal):
             if live is not None:
                 receivers.append((receiver, is_weak, live))
         return _Found(
+            reference,
             change,
             tuple((receiver, is_weak) for receiver, is_weak, _live in receivers),
             any(is_in_transaction(live) for *_, live in receivers),
@@ -302,11 +307,13 @@ class Model(peewee.Model):
 
         No savepoint in an open one: two more statements a save, under names never seen before, so never prepared.
         """
-        model = type(self)
-        found = [(signal, signal.found_for(model)) for signal in (before, after) if signal.receivers]
-        if not any(heard.receivers for _signal, heard in found):
+        if not (before.receivers or after.receivers):
             return None
-        wanted = any(heard.marked and not signal.is_muted for signal, heard in found)
+        model = type(self)
+        first, last = before.found_for(model), after.found_for(model)
+        if not (first.receivers or last.receivers):
+            return None
+        wanted = (first.marked and not before.is_muted) or (last.marked and not after.is_muted)
         database = self._meta.database
         if not wanted or database.in_transaction():
             return _alone

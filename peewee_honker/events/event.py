@@ -1,10 +1,12 @@
 """What travels: one event, and its form as JSON."""
 
 import json
+import math
 import os
+import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +19,34 @@ GAP = "__gap__"
 MAX_BYTES = 1024 * 1024
 """How long an event's JSON may be unless said otherwise, in bytes."""
 
-# json.dumps would make an encoder for every event.
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_encode_text: Callable[[str], str] = json.encoder.encode_basestring
+
+
+def _payload_encoder() -> Callable[[Any], str]:
+    """What encodes a JSON value. JSONEncoder makes its C encoder anew for each, which takes as long as a small payload."""
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return _ENCODER.encode
+    parts = make(None, _ENCODER.default, _encode_text, None, ":", ",", False, False, False)
+    return lambda value: "".join(parts(value, 0))
+
+
+_encode = _payload_encoder()
 
 _clock = threading.Lock()
 _last = [0, 0]  # milliseconds, counter within them
+_chance = random.Random()  # of this module's own, which nobody seeds
+
+
+def _after_fork_in_child() -> None:
+    global _clock
+    _clock = threading.Lock()
+    _chance.seed()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def new_event_id() -> str:
@@ -29,15 +54,15 @@ def new_event_id() -> str:
     with _clock:
         now = time.time_ns() // 1_000_000
         if now > _last[0]:
-            _last[:] = [now, int.from_bytes(os.urandom(2)) >> 5]  # an 11-bit start leaves room to count up in 12 bits
+            _last[:] = [now, _chance.getrandbits(11)]  # leaves room to count up in 12 bits
         else:
             _last[1] += 1
             if _last[1] > 0xFFF:
                 _last[:] = [_last[0] + 1, 0]
         milliseconds, counter = _last
-    number = (milliseconds << 80) | (0x7000 | counter) << 64 | (0b10 << 62) | (int.from_bytes(os.urandom(8)) >> 2)
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    head = f"{milliseconds:012x}"
+    tail = f"{1 << 63 | _chance.getrandbits(62):016x}"
+    return f"{head[:8]}-{head[8:]}-7{counter:03x}-{tail[:4]}-{tail[4:]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,23 +110,8 @@ class Event:
         Raises PayloadError for a payload that JSON cannot hold (also NaN and infinity, which other languages' readers
         refuse), and when the text would be longer than `max_bytes` in UTF-8.
         """
-        value = {
-            "type": self.type,
-            "id": self.id,
-            "payload": self.payload,
-            "event_id": self.event_id,
-            "time": self.time,
-            "origin": self.origin,
-            "operation": self.operation,
-        }
-        if self.changes is not None:
-            value["changes"] = self.changes
-        if self.transaction:
-            value["transaction"] = self.transaction
-        if self.headers:
-            value["headers"] = self.headers
         try:
-            text = _encode(value)
+            text = self._text()
             if len(text) * 4 > max_bytes and (size := len(text.encode())) > max_bytes:
                 raise PayloadError(
                     f"the event {self.topic} takes {size} bytes, and {max_bytes} are allowed: keep large values in the "
@@ -112,6 +122,36 @@ class Event:
                 raise
             raise PayloadError(f"the payload of {self.topic} has no form in JSON: {error}") from error
         return text
+
+    def _text(self) -> str:
+        """The event as JSON. Written piece by piece: half of the time that a dict of it takes."""
+        text, seconds = _encode_text, self.time
+        more = ""
+        if self.changes is not None:
+            more = f',"changes":{_encode(self.changes)}'
+        if self.transaction:
+            more += f',"transaction":{text(self.transaction)}'
+        if self.headers:
+            more += f',"headers":{_encode(self.headers)}'
+        told = repr(seconds) if type(seconds) is float and math.isfinite(seconds) else _encode(seconds)
+        return (
+            f'{{"type":{text(self.type)},"id":{text(self.id)},"payload":{_encode(self.payload)},'
+            f'"event_id":{text(self.event_id)},"time":{told},"origin":{text(self.origin)},'
+            f'"operation":{text(self.operation)}{more}}}'
+        )
+
+    @classmethod
+    def of_row(
+        cls, type_: str, id_: str, payload: Any, origin: str, operation: str, changes: Mapping[str, Any] | None = None
+    ) -> "Event":
+        """As `Event(...)`, in less time, which every save that publishes feels."""
+        made = _Draft()
+        made.type, made.id, made.payload = type_, id_, payload
+        made.event_id, made.time = new_event_id(), time.time()
+        made.origin, made.operation, made.changes = origin, operation, changes
+        made.transaction, made.headers, made.offset = "", None, None
+        made.__class__ = cls  # type: ignore[assignment]  # of the same slots
+        return made  # type: ignore[return-value]  # which it is now
 
     @classmethod
     def from_json(cls, text: str, channel: str, offset: int | None = None) -> "Event":
