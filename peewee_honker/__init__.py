@@ -16,6 +16,7 @@ from peewee_honker.events import Event, Retention
 from peewee_honker.pages import walk
 from peewee_honker.pool import PooledHonkerDatabase
 from peewee_honker.relay import Relay
+from peewee_honker.servers.connect import connect
 
 __all__ = [
     "BufferFullError",
@@ -32,6 +33,7 @@ __all__ = [
     "SchemaError",
     "SharedFileError",
     "TopicError",
+    "connect",
     "walk",
 ]
 __version__ = "0.1.0"

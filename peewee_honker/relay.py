@@ -189,6 +189,7 @@ class Relay:
             logger.warning("%r waits: %s: %s", self, type(error).__name__, error)
         self.error = error
         self._offset = None  # what was sent is not known
+        self._close_connections()  # which may be broken
         self._stopping.wait(pause * random.uniform(0.5, 1.0))
         return pause
 
@@ -292,8 +293,15 @@ class Relay:
         try:
             if self._active:
                 self._store.stop_leading(self.name, self._owner)
-            self._store.close_thread()
-            self.target.close_thread()
         except Exception:
             logger.exception("%r could not give its lease back: it ends by itself", self)
+        self._close_connections()
         self._active, self._offset, self._next_lease = False, None, 0.0
+
+    def _close_connections(self) -> None:
+        """Close what this thread holds of both sides; what it uses next is made anew."""
+        for side in (self._store, self.target):
+            try:
+                side.close_thread()
+            except Exception as error:  # of a connection that is broken, whatever its client raises
+                logger.debug("a connection of %r could not be closed in good order: %s", self, error)

@@ -550,3 +550,41 @@ def test_doctor_of_a_damaged_file_ends_with_1(run, environment, path, tmp_path):
     assert done.stderr == ""
     assert "wrong    integrity" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def publish_orders(path, count):
+    db = HonkerDatabase(path)
+    target = HonkerEventTarget(db, "durable", stream="orders")
+    with db.atomic():
+        for number in range(count):
+            target.dispatch(Event("order.saved", str(number)))
+    db.close_engine()
+
+
+def test_relay_once_forwards_what_is_there_and_goes_on_behind_it_the_next_time(run, path, tmp_path):
+    publish_orders(path, 1200)
+    done = json.loads(run("relay", "orders", "honker:///other.db", "--to", "central", "--once"))
+    assert done == {"active": True, "lag": 0, "missed": 0, "error": None}
+    publish_orders(path, 1)
+    run("relay", "orders", "honker:///other.db", "--to", "central", "--once")
+    [stream] = json.loads(run("-d", f"{tmp_path}/other.db", "streams", "--json"))
+    assert (stream["name"], stream["events"]) == ("central", 1201)
+
+
+def test_relay_goes_on_until_ctrl_c_and_says_how_it_goes(start, path, tmp_path):
+    publish_orders(path, 3)
+    process = start("relay", "orders", "honker:///other.db")
+    while not json.loads(process.stdout.readline())["active"]:
+        pass
+    publish_orders(path, 2)
+    outside.until(lambda: outside.rows(f"{tmp_path}/other.db", "SELECT count(*) FROM _honker_stream") == [[5]])
+    process.send_signal(signal.SIGINT)
+    assert process.wait(outside.DEADLINE) == 130
+    assert process.stderr.read() == ""
+
+
+def test_relay_says_what_is_wrong(run, path):
+    publish_orders(path, 1)
+    assert "URL begins with" in run("relay", "orders", "mysql://x", code=2)
+    assert "--timeout is for --once" in run("relay", "orders", "honker:///other.db", "--timeout", "1s", code=2)
+    assert "one event" in run("relay", "orders", "honker:///other.db", "--batch", "0", code=2)

@@ -30,7 +30,7 @@ class DatabaseTarget(EventTarget):
 
     def __init__(
         self,
-        database: "HonkerDatabase | Store",
+        database: "HonkerDatabase | Store | str",
         mode: Literal["ephemeral", "durable"] = "ephemeral",
         *,
         stream: str = "events",
@@ -49,7 +49,8 @@ class DatabaseTarget(EventTarget):
             raise ValueError("only a durable target has a consumer: mode='durable'")
         if prefix and mode == "durable":
             raise ValueError("a durable target has no channels to prefix: it has one stream")
-        self._store = store_of(database)
+        self._is_owner = isinstance(database, str)
+        self._store = store_of(self._opened(database) if isinstance(database, str) else database)
         self.database = self._store.database
         self.mode = mode
         self.stream = stream
@@ -57,6 +58,19 @@ class DatabaseTarget(EventTarget):
         self._consumer = consumer
         self._consumer_options = {"start_at": start_at, "attempts": attempts, "backoff": backoff}
         self._dispatcher: EventDispatcher | None = None
+
+    @staticmethod
+    def _opened(where: str) -> "HonkerDatabase | Store":
+        """A database of the target's own."""
+        from peewee_honker.database import HonkerDatabase
+
+        return HonkerDatabase(where)
+
+    def close(self) -> None:
+        """Remove all listeners; of a database of the target's own, also close the calling thread's connection."""
+        super().close()
+        if self._is_owner:
+            self._store.close_thread()
 
     @property
     def consumer(self) -> Consumer:

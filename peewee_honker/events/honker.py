@@ -23,7 +23,7 @@ class HonkerEventTarget(DatabaseTarget):
     """Events in Honker's own tables, written in the transaction that is open, heard in every process after the commit.
 
     Arguments:
-        database: a HonkerDatabase.
+        database: a HonkerDatabase; or a path, for one of the target's own (`target.database`).
         mode: `ephemeral`: the processes that listen at the commit hear it, once at most (channels, as Honker's
             `db.listen`). `durable`: it is kept in a stream, and every named consumer hears it, once at least.
         stream: the durable stream's name.

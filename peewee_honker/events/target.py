@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import blinker
 
@@ -119,6 +119,12 @@ class EventTarget(ABC):
         """Remove all listeners."""
         for key in list(self._registrations):
             self.remove_listener(key.topic, key.listener)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close_thread(self) -> None:  # noqa: B027  (what a transport without it does)
         """Give back what the calling thread holds of the transport, such as its connection to a database."""

@@ -1,6 +1,6 @@
 """`PostgresTarget`: events through PostgreSQL's tables, heard in every process that is connected to it."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import peewee
 
@@ -49,12 +49,9 @@ class PostgresTarget(DatabaseTarget):
         recorder: Recorder | None = None,
         listen: str | None = None,
     ) -> None:
-        self._is_owner = isinstance(database, str)
-        if isinstance(database, str):
-            url = "postgresql" + database.removeprefix("postgres") if database.startswith("postgres://") else database
-            database = peewee.PostgresqlDatabase(url, prefer_psycopg3=True)
+        is_owner = isinstance(database, str)
         super().__init__(
-            store_for(database, listen=listen),
+            store_for(_opened(database) if isinstance(database, str) else database, listen=listen),
             mode,
             stream=stream,
             prefix=prefix,
@@ -65,15 +62,9 @@ class PostgresTarget(DatabaseTarget):
             max_bytes=max_bytes,
             recorder=recorder,
         )
+        self._is_owner = is_owner
 
-    def close(self) -> None:
-        """Remove all listeners; of a database of the target's own, also close the calling thread's connection."""
-        super().close()
-        if self._is_owner:
-            self._store.close_thread()
 
-    def __enter__(self) -> "PostgresTarget":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.close()
+def _opened(url: str) -> peewee.PostgresqlDatabase:
+    url = "postgresql" + url.removeprefix("postgres") if url.startswith("postgres://") else url
+    return peewee.PostgresqlDatabase(url, prefer_psycopg3=True)
