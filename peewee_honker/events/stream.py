@@ -19,6 +19,7 @@ __all__ = [
     "StreamSize",
     "check_position",
     "consumer_places",
+    "decoded_page",
     "forget_consumer",
     "newest_offset",
     "offset_before_last",
@@ -38,7 +39,7 @@ PRUNED_TABLE = (
     "CREATE TABLE IF NOT EXISTS _honker_peewee_pruned (stream TEXT PRIMARY KEY, offset INTEGER NOT NULL) WITHOUT ROWID"
 )
 _SINCE = "SELECT offset, payload FROM _honker_stream WHERE topic = ? AND offset > ? ORDER BY offset LIMIT ?"
-# A page as one JSON text: decoded at once, which takes a quarter of the time.
+# A page as one JSON text, see `decoded_page`.
 _PAGE = (
     f"SELECT '[' || group_concat(payload) || ']' AS events, '[' || group_concat(offset) || ']' AS offsets FROM ({_SINCE})"
 )
@@ -81,14 +82,21 @@ def read_page(engine: "Engine", name: str, after: int, most: int) -> tuple[list[
     if page["offsets"] is None:
         return [], ()
     offsets = json.loads(page["offsets"])
-    try:
-        values = json.loads(page["events"])
-    except (ValueError, RecursionError):
-        values = []
-    if len(values) != len(offsets) or offsets != sorted(offsets):  # a payload that somebody wrote is not one JSON value
+    events = decoded_page(name, offsets, page["events"]) if offsets == sorted(offsets) else None
+    if events is None:
         rows = engine.read(_SINCE, (name, after, most), _TIMEOUT)
         return [row["offset"] for row in rows], [Event.from_json(row["payload"], name, row["offset"]) for row in rows]
-    return offsets, map(Event.from_value, values, repeat(name), offsets)
+    return offsets, events
+
+
+def decoded_page(name: str, offsets: list[int], text: str) -> Iterable[Event] | None:
+    """The events of a page whose payloads come as one JSON array: decoded at once, which takes a quarter of the time. None
+    when a payload that somebody wrote is not one JSON value."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return map(Event.from_value, values, repeat(name), offsets) if len(values) == len(offsets) else None
 
 
 def newest_offset(engine: "Engine") -> int:

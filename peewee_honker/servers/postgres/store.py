@@ -4,6 +4,7 @@ What belongs to the caller's transaction goes through Peewee's connection of the
 link.
 """
 
+import json
 import sys
 import time
 import traceback
@@ -21,18 +22,28 @@ from peewee_honker.errors import ForwardConflictError
 from peewee_honker.events.dead_letter import DeadLetter
 from peewee_honker.events.event import Event
 from peewee_honker.events.retention import BATCH, Retention
-from peewee_honker.events.stream import Position, check_position
+from peewee_honker.events.stream import Position, check_position, decoded_page
 from peewee_honker.events.target import Forwarded
 from peewee_honker.servers.postgres.dispatcher import PostgresDispatcher
 from peewee_honker.servers.postgres.link import Link, PostgresUnavailableError
-from peewee_honker.servers.postgres.tables import EXISTS, SCHEMA, SETUP
+from peewee_honker.servers.postgres.tables import CHANNEL, EXISTS, LOCKS, SCHEMA, SETUP
 
 __all__ = ["PostgresStore", "store_for"]
 
 _OUT = f"INSERT INTO {SCHEMA}.outbox (stream, name, payload) VALUES (%s, %s, %s)"
+# An ephemeral event alone need not be on the disk before its publisher goes on.
+_OUT_SOON = (
+    f"INSERT INTO {SCHEMA}.outbox (stream, name, payload) "
+    "SELECT NULL, %s, %s FROM set_config('synchronous_commit', 'off', true)"
+)
 _NEWEST_NOTIFICATION = f"SELECT coalesce(max(id), 0) FROM {SCHEMA}.notifications"
 _NOTIFICATIONS = f"SELECT id, channel, payload FROM {SCHEMA}.notifications WHERE id > %s ORDER BY id LIMIT %s"
-_PAGE = f'SELECT "offset", payload FROM {SCHEMA}.stream WHERE topic = %s AND "offset" > %s ORDER BY "offset" LIMIT %s'
+_ROWS = f'SELECT "offset", payload FROM {SCHEMA}.stream WHERE topic = %s AND "offset" > %s ORDER BY "offset" LIMIT %s'
+# As one JSON text, see `decoded_page`.
+_PAGE = (
+    f"""SELECT array_agg("offset" ORDER BY "offset"), '[' || string_agg(payload, ',' ORDER BY "offset") || ']' """
+    f"FROM ({_ROWS}) AS page"
+)
 # What is pruned was committed too: an empty table does not begin anew.
 _NEWEST = (
     f'SELECT greatest((SELECT max("offset") FROM {SCHEMA}.stream), '
@@ -88,10 +99,12 @@ _NOTE_FORWARDED = (
     f'INSERT INTO {SCHEMA}.forwarded AS f (relay, "offset", event_id) VALUES (%s, %s, %s) ON CONFLICT (relay) DO UPDATE '
     'SET "offset" = excluded."offset", event_id = excluded.event_id WHERE %s AND (f."offset", f.event_id) = (%s, %s)'
 )
-_ALL_OUT = (
-    f"INSERT INTO {SCHEMA}.outbox (stream, name, payload) SELECT %s, name, payload "
-    "FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS u (name, payload, place) ORDER BY place"
-)
+# At the end of their transaction: what the outbox's trigger does for each event, for all at once.
+_PLACE_ALL = f"""WITH commits AS MATERIALIZED (SELECT pg_advisory_xact_lock({LOCKS}, 0)),
+placed AS (
+    INSERT INTO {SCHEMA}.stream (topic, key, payload) SELECT %s, row->>0, row->>1
+    FROM json_array_elements(%s::json) WITH ORDINALITY AS u (row, place), commits ORDER BY place)
+SELECT pg_notify('{CHANNEL}', 's')"""
 _COLUMNS = 'consumer, stream, "offset", payload, receiver, error, traceback, attempts, died_at'
 _BURY = f"INSERT INTO {SCHEMA}.dead_letters ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _STORED = f'SELECT payload FROM {SCHEMA}.stream WHERE "offset" = %s'
@@ -144,7 +157,10 @@ class PostgresStore:
     # Events
 
     def notify(self, channel: str, text: str) -> None:
-        self._write(_OUT, (None, channel, text))
+        if self.database.in_transaction():
+            self._write(_OUT, (None, channel, text))
+        else:
+            self._write(_OUT_SOON, (channel, text))
 
     def append(self, stream: str, key: str, text: str) -> None:
         self._write(_OUT, (stream, key, text))
@@ -159,7 +175,13 @@ class PostgresStore:
         return self.link.query(_NOTIFICATIONS, (last, most))
 
     def read_page(self, stream: str, after: int, most: int) -> tuple[list[int], Iterable[Event]]:
-        rows = self.link.query(_PAGE, (stream, after, most))
+        [(offsets, text)] = self.link.query(_PAGE, (stream, after, most))
+        if offsets is None:
+            return [], ()
+        events = decoded_page(stream, offsets, text)
+        if events is not None:
+            return offsets, events
+        rows = self.link.query(_ROWS, (stream, after, most))
         return [offset for offset, _ in rows], (Event.from_json(text, stream, offset) for offset, text in rows)
 
     def offset_of(self, stream: str, position: Position) -> int:
@@ -209,7 +231,7 @@ class PostgresStore:
         with self.database.atomic():
             if self._write(_NOTE_FORWARDED, (relay, *last, after is not None, *(after or (0, "")))) != 1:
                 raise ForwardConflictError(f"the relay {relay} has brought other events to the stream {stream!r} meanwhile")
-            self._write(_ALL_OUT, (stream, [key for key, _ in rows], [text for _, text in rows]))
+            self._write(_PLACE_ALL, (stream, json.dumps(rows, ensure_ascii=False)))
 
     # The places of consumers
 
