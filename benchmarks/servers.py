@@ -30,6 +30,17 @@ def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> bool:
     return False
 
 
+def _answers(programs: Path, port: int) -> bool:
+    """Whether PostgreSQL, which listens before it is ready, takes connections within some seconds."""
+    deadline = time.monotonic() + 20
+    asked = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+    while time.monotonic() < deadline:
+        if subprocess.run(asked, check=False).returncode == 0:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 @contextlib.contextmanager
 def redis_server() -> Iterator[str | None]:
     """A Redis that keeps nothing; gives its URL, or None where it is not installed."""
@@ -72,7 +83,8 @@ def postgresql_server() -> Iterator[str | None]:
             [str(programs / "postgres"), "-D", f"{folder}/data", "-p", str(port), "-h", "127.0.0.1", "-k", folder], **quiet
         )
         try:
-            yield f"postgresql://bench@127.0.0.1:{port}/postgres" if _wait_for(port, process) else None
+            ready = _wait_for(port, process) and _answers(programs, port)
+            yield f"postgresql://bench@127.0.0.1:{port}/postgres" if ready else None
         finally:
             process.send_signal(signal.SIGINT)  # does not wait for clients to go
             process.wait()

@@ -26,16 +26,11 @@ from peewee_honker.events.stream import Position, check_position, decoded_page
 from peewee_honker.events.target import Forwarded
 from peewee_honker.servers.postgres.dispatcher import PostgresDispatcher
 from peewee_honker.servers.postgres.link import Link, PostgresUnavailableError
-from peewee_honker.servers.postgres.tables import CHANNEL, EXISTS, LOCKS, SCHEMA, SETUP
+from peewee_honker.servers.postgres.tables import CHANNEL, EXISTS, LOCK_SETUP, LOCKS, SCHEMA, SETUP, UNLOCK_SETUP
 
 __all__ = ["PostgresStore", "store_for"]
 
 _OUT = f"INSERT INTO {SCHEMA}.outbox (stream, name, payload) VALUES (%s, %s, %s)"
-# An ephemeral event alone need not be on the disk before its publisher goes on.
-_OUT_SOON = (
-    f"INSERT INTO {SCHEMA}.outbox (stream, name, payload) "
-    "SELECT NULL, %s, %s FROM set_config('synchronous_commit', 'off', true)"
-)
 _NEWEST_NOTIFICATION = f"SELECT coalesce(max(id), 0) FROM {SCHEMA}.notifications"
 _NOTIFICATIONS = f"SELECT id, channel, payload FROM {SCHEMA}.notifications WHERE id > %s ORDER BY id LIMIT %s"
 _ROWS = f'SELECT "offset", payload FROM {SCHEMA}.stream WHERE topic = %s AND "offset" > %s ORDER BY "offset" LIMIT %s'
@@ -138,13 +133,25 @@ class PostgresStore:
             return
         try:
             if not self.link.query(EXISTS)[0][0]:
-                self.link.query(SETUP)
+                self._set_up()
         except psycopg.errors.InsufficientPrivilege as error:
             raise PostgresUnavailableError(
                 f"this user may not make or see the schema {SCHEMA} at {self.link!r}: {error}. Let its owner start a bus "
                 "once, and grant what docs/postgres.md says"
             ) from error
         self._prepared = self.database.database
+
+    def _set_up(self) -> None:
+        self.link.hold()  # a lock is a connection's
+        try:
+            self.link.query(LOCK_SETUP)
+            try:
+                if not self.link.query(EXISTS)[0][0]:  # another process may have been at it
+                    self.link.query(SETUP)
+            finally:
+                self.link.query(UNLOCK_SETUP)
+        finally:
+            self.link.let_go()
 
     def _write(self, sql: str, values: tuple[Any, ...]) -> int:
         """Run a statement in the calling thread's transaction, or alone; gives how many rows it has changed."""
@@ -157,10 +164,7 @@ class PostgresStore:
     # Events
 
     def notify(self, channel: str, text: str) -> None:
-        if self.database.in_transaction():
-            self._write(_OUT, (None, channel, text))
-        else:
-            self._write(_OUT_SOON, (channel, text))
+        self._write(_OUT, (None, channel, text))
 
     def append(self, stream: str, key: str, text: str) -> None:
         self._write(_OUT, (stream, key, text))
