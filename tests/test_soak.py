@@ -1,6 +1,7 @@
-"""Minutes of publishers and receivers that are killed at random: nothing that committed is lost, nothing else is heard.
+"""Publishers and receivers that are killed at random: nothing that committed is lost, nothing else is heard.
 
-pytest -m soak          # SOAK_SECONDS=600 for longer
+pytest -m slow          # 200 kills
+pytest -m soak          # for minutes; SOAK_SECONDS=600 for longer
 """
 
 import os
@@ -59,9 +60,20 @@ RECEIVER = (
 )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_processes_that_are_killed_200_times_lose_nothing(db, path):
+    kill_in_turn(db, path, lambda kills: kills < 200)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_processes_that_are_killed_for_minutes_lose_nothing(db, path):
+    end = time.monotonic() + float(os.environ.get("SOAK_SECONDS", "180"))
+    kill_in_turn(db, path, lambda _kills: time.monotonic() < end)
+
+
+def kill_in_turn(db, path, goes_on):
     class Order(db.Model):
         name = TextField()
 
@@ -73,13 +85,12 @@ def test_processes_that_are_killed_for_minutes_lose_nothing(db, path):
     heard = []
     listener = HonkerEventTarget(db)
     listener.add_listener("order", lambda event: heard.append(int(event.id)))
-    end = time.monotonic() + float(os.environ.get("SOAK_SECONDS", "180"))
     kills, receivers_until = 0, 0.0
     names = ["one", "two"]
     running = {("publisher", name): outside.Script(PUBLISHER, path, name) for name in names}
     running |= {("receiver", name): outside.Script(RECEIVER, path, name) for name in names}
     try:
-        while time.monotonic() < end:
+        while goes_on(kills):
             for _ in range(random.randint(1, 20)):
                 running["publisher", random.choice(names)].line()
             # A receiver that was killed is followed after six seconds: it has to have some more to do its work.
