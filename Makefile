@@ -29,7 +29,7 @@ test-lowest: ## run the tests of database, signals and schemas on the oldest ver
 test-browser: $(VENV)/.ready-browser ## run the tests that need Chromium (Debian: apt-get install chromium-driver)
 	$(BIN)/python -m pytest -m browser -rs
 
-test-services: $(VENV)/.ready-test ## run the tests on servers of their own (Debian: apt-get install postgresql)
+test-services: $(VENV)/.ready-test ## run the tests on servers of their own (Debian: apt-get install postgresql redis-server)
 	$(BIN)/python -m pytest -m services -rs
 
 lint: $(VENV)/.ready-test ## check style and types
@@ -46,6 +46,9 @@ bench: $(VENV)/.ready-bench ## measure HonkerDatabase beside SqliteDatabase, the
 	$(BIN)/python benchmarks/capture.py
 	$(BIN)/python benchmarks/storage.py
 	$(BIN)/python benchmarks/schemas.py
+	$(BIN)/python benchmarks/calls.py
+	$(BIN)/python benchmarks/hub.py
+	$(BIN)/python benchmarks/scale.py
 
 clean: ## remove .venv and what the tools leave
 	rm -rf $(VENV) $(VENV)-lowest build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
