@@ -16,8 +16,8 @@ class Script:
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-# A stream's state, and the id up to which its entries are gone: what our own pruning has noted, or, when more have gone
-# than it knows of (MAXLEN of another program, XTRIM), the one before the first that is there.
+# A stream's last id, and the id up to which its entries are gone. What our own pruning deletes is noted, with how many
+# have been deleted in all; when more have gone (MAXLEN of another program, XTRIM), that is all before the first one left.
 _STATE = """
 local function info(key)
   if redis.call('EXISTS', key) == 0 then return nil end
@@ -25,27 +25,34 @@ local function info(key)
   for i = 1, #got, 2 do found[got[i]] = got[i + 1] end
   return found
 end
+local function before(id)
+  local ms, seq = string.match(id, '(%d+)-(%d+)')
+  if seq ~= '0' then return string.format('%s-%.0f', ms, tonumber(seq) - 1) end
+  return string.format('%.0f-1048575', tonumber(ms) - 1)
+end
 local function state(key, notes, stream)
-  local note = redis.call('HGET', notes, stream) or '0-0 0'
-  local gone, counted = string.match(note, '(%S+) (%d+)')
+  local gone, counted = string.match(redis.call('HGET', notes, stream) or '0-0 0', '(%S+) (%d+)')
   local found = info(key)
-  if not found then return {'0-0', gone, false} end
+  if not found then return {'0-0', gone} end
   local removed, last = found['entries-added'] - found['length'], found['last-generated-id']
-  if removed < tonumber(counted) then counted = '0' end
-  if removed == tonumber(counted) then return {last, gone, false} end
-  if found['length'] == 0 then return {last, last, false} end
-  return {last, gone, found['recorded-first-entry-id']}
+  if removed ~= tonumber(counted) then
+    if removed > tonumber(counted) then
+      gone = found['length'] == 0 and last or before(found['recorded-first-entry-id'])
+    end
+    redis.call('HSET', notes, stream, gone .. ' ' .. string.format('%.0f', removed))
+  end
+  return {last, gone}
 end
 """
 
 # KEYS: stream, notes. ARGV: the stream's name.
-STATE = Script("no-writes", _STATE, "return state(KEYS[1], KEYS[2], ARGV[1])")
+STATE = Script("allow-oom", _STATE, "return state(KEYS[1], KEYS[2], ARGV[1])")
 
 # KEYS: stream, notes. ARGV: the stream's name, behind which id, most entries, most bytes, 'apart' or ''.
 # Gives the ids as one text and the events as one JSON text, since a client takes long to read many small answers;
 # 'apart', the events one by one. An entry that another program has made of other fields is an object of them.
 PAGE = Script(
-    "no-writes",
+    "allow-oom",
     _STATE,
     """
 local ids, texts, bytes = {}, {}, 0

@@ -25,7 +25,7 @@ from peewee_honker.servers.redis import scripts
 from peewee_honker.servers.redis.dispatcher import RedisDispatcher
 from peewee_honker.servers.redis.link import Link, RedisUnavailableError
 from peewee_honker.servers.redis.offsets import BITS, id_of, offset_of
-from peewee_honker.servers.redis.wires import events_of, pruned_of, read_page
+from peewee_honker.servers.redis.wires import events_of, read_page
 
 if TYPE_CHECKING:
     import redis
@@ -100,15 +100,15 @@ class RedisStore:
             return position
         if isinstance(position, datetime.datetime):
             return (int(position.timestamp() * 1000) << BITS) - 1
-        state = self._state(stream)
-        return pruned_of(state) if position == "beginning" else offset_of(state[0])
+        last, gone = self._state(stream)
+        return offset_of(gone if position == "beginning" else last)
 
     def pruned_offset(self, stream: str) -> int:
         known, self._here.pruned = getattr(self._here, "pruned", None), None
         if known is not None and known[0] == stream:  # what came with the page
             pruned: int = known[1]
             return pruned
-        return pruned_of(self._state(stream))
+        return offset_of(self._state(stream)[1])
 
     def prune_notifications(self, older_than: float) -> bool:
         return False  # messages are not kept

@@ -226,15 +226,9 @@ def events_of(
 
 
 def _page(after: int, answer: Any) -> Page:
-    ids, text, state = answer
+    ids, text, (_, gone) = answer
     offsets = [offset_of(id_) for id_ in ids.split()]
-    pruned = pruned_of(state)
+    pruned = offset_of(gone)
     if offsets:
         pruned = min(pruned, offsets[0] - 1)  # what was deleted after it was read is there
     return Page(after, offsets, text, pruned)
-
-
-def pruned_of(state: Any) -> int:
-    """The offset up to which a stream's entries are gone, of what the scripts say of its state."""
-    _, gone, first = state
-    return offset_of(gone) if first is None else offset_of(first) - 1
