@@ -94,7 +94,13 @@ class Link:
         try:
             return self.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
         except NoScriptError:
+            pass
+        try:
             return self.call("EVAL", script.text, len(keys), *keys, *arguments)
+        except ResponseError as error:
+            if "compiling script" in str(error):  # its first line says what older ones do not know
+                raise RedisUnavailableError(f"{self!r} is older than Redis 7, which is needed") from error
+            raise
 
     def connect(self) -> Any:
         """A connection that is the caller's until `release`. Raises RedisUnavailableError."""

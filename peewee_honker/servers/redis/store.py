@@ -133,10 +133,10 @@ class RedisStore:
     def append_forwarded(
         self, stream: str, relay: str, rows: Sequence[tuple[str, str]], after: Forwarded | None, last: Forwarded
     ) -> None:
-        texts = [text for _, text in rows]
+        lines = "\n".join([text for _, text in rows])
         expected = "" if after is None else f"{after.offset} {after.event_id}"
         keys = self._stream(stream), f"{self.prefix}forwarded"
-        if not self.link.run(scripts.APPEND, keys, relay, expected, f"{last.offset} {last.event_id}", *texts):
+        if not self.link.run(scripts.APPEND, keys, relay, expected, f"{last.offset} {last.event_id}", lines):
             raise ForwardConflictError(f"the relay {relay} has brought other events to the stream {stream!r} meanwhile")
 
     # The places of consumers
