@@ -194,6 +194,40 @@ def test_what_cannot_be_is_refused_at_once(redis_url, open_target):
         open_target("durable", consumer="a", start_at=-1).add_listener("*", print)
 
 
+def test_many_threads_publish_at_once(open_target, client):
+    target, ready, failed = open_target(), threading.Barrier(150), []
+
+    def publish():
+        ready.wait()
+        try:
+            say(target, 1, 2, 3)
+        except HonkerError as error:
+            failed.append(error)
+
+    publishers = [threading.Thread(target=publish) for _ in range(150)]
+    for thread in publishers:
+        thread.start()
+    for thread in publishers:
+        thread.join()
+    assert failed == []
+    assert client.xlen(STREAM) == 450
+
+
+def test_a_program_that_closes_nothing_ends_without_a_word(redis_url):
+    code = """
+        import sys
+        from peewee_honker import Event
+        from peewee_honker.servers.redis import RedisTarget
+        for mode in ("ephemeral", "durable"):
+            target = RedisTarget(sys.argv[1], mode, consumer="c" if mode == "durable" else None)
+            target.add_listener("*", print)
+            target.dispatch(Event("order.saved"))
+    """
+    with outside.Script(code, redis_url) as script:
+        _, errors = script.process.communicate(timeout=outside.DEADLINE)
+    assert (script.process.returncode, errors) == (0, "")
+
+
 # Ephemeral
 
 
@@ -472,8 +506,8 @@ def test_a_receiver_that_fails_with_the_server_is_called_again_until_it_is_back(
 
     def pass_on(event):
         if event.id == "first" and not heard:
-            heard.append("server killed")
             redis_server.end(signal.SIGKILL)
+            heard.append("server killed")
         say(other, event.id)
         heard.append(event.id)
 

@@ -58,7 +58,11 @@ class Link:
         for patience in ("socket_timeout", "socket_connect_timeout"):
             given[patience] = given.get(patience) or _PATIENCE
         self._pool = redis.ConnectionPool(
-            connection_class=pool.connection_class, protocol=2, retry=Retry(NoBackoff(), 0), **given
+            connection_class=pool.connection_class,
+            max_connections=2**31,  # one for each thread that sends at the moment; what is too many, the server says
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            **given,
         )
         self.place = given.get("path") or f"{given.get('host', 'localhost')}:{given.get('port', 6379)}"
         self.patience: float = given["socket_timeout"]
