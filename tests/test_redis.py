@@ -161,7 +161,8 @@ def test_a_target_has_one_thread_and_one_connection_that_listens_whatever_the_nu
     target.dispatch(Event("type17.x", "abc"))
     outside.until(lambda: heard)
     assert len(threads()) == 1
-    assert len([each for each in client.client_list() if each["id"] not in before]) <= 2  # and one that sends
+    # And one for each thread that sends.
+    assert len([each for each in client.client_list() if each["id"] not in before]) <= 3
     target.close()
     assert threads() == []
     outside.until(lambda: {each["id"] for each in client.client_list()} <= before)
@@ -844,6 +845,29 @@ def test_an_idle_target_asks_the_server_a_few_times_a_second_at_most(hear, clien
     before, began = asked(), time.monotonic()
     outside.until(lambda: time.monotonic() - began > 2.0)
     assert asked() - before < 20
+
+
+def test_a_consumer_that_pauses_is_not_woken_by_what_waits(open_target):
+    """Its receiver is to be tried again later, or another process is active, and events have come."""
+    target, second, tried, polls = open_target(consumer="c", backoff=30), open_target(consumer="c"), [], []
+
+    def broken(event):
+        tried.append(event.id)
+        raise ValueError("no")
+
+    for each in (target, second):
+        poll = each.consumer.poll
+        each.consumer.poll = lambda poll=poll: polls.append(1) or poll()
+        each.add_listener("*", broken)
+        outside.until(lambda: polls)
+    say(target, 1)
+    outside.until(lambda: tried)
+    say(target, 2)
+    polls.clear()
+    began = time.monotonic()
+    outside.until(lambda: time.monotonic() - began > 2.5)  # longer than the server waits before it answers
+    assert tried == ["1"]
+    assert len(polls) < 25
 
 
 PAGE = Path(__file__).parent.parent / "docs" / "redis.md"

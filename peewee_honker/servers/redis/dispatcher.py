@@ -87,6 +87,8 @@ class _RedisRun(ServerRun):
                 self._dispatcher.tell_of_gap(0, None, "the connection to the server was lost")
         if self._subscription is not None:
             return self._deliver(self._subscription)
+        if self.pages is not None:
+            self.pages.is_wanted = False
         return not self._stopping and self._poll_sources()
 
     def _deliver(self, subscription: Subscription) -> bool:

@@ -12,7 +12,7 @@ class Script:
     """A script's text, and the digest by which the server knows it."""
 
     def __init__(self, flags: str, *parts: str) -> None:
-        self.text = f"#!lua flags={flags}\n" + "".join(parts)
+        self.text = (f"#!lua flags={flags}\n" if flags else "#!lua\n") + "".join(parts)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -152,7 +152,7 @@ end
 """
 
 # KEYS: stream, what was forwarded. ARGV: relay, what is expected there ('' for nothing), what is there afterwards,
-# then the events, a line each (JSON has no line breaks), since a client takes long to send many small texts.
+# then the events, a line each (JSON has no line breaks), many in one text: a client takes long to send many small ones.
 # Gives 0 when another was there.
 APPEND = Script(
     "",
@@ -160,7 +160,9 @@ APPEND = Script(
     """
 if (redis.call('HGET', KEYS[2], ARGV[1]) or '') ~= ARGV[2] then return 0 end
 local stream, add = KEYS[1], redis.call
-for text in string.gmatch(ARGV[4], '[^\\n]+') do step(stream, add('XADD', stream, '*', 'event', text)) end
+for i = 4, #ARGV do
+  for text in string.gmatch(ARGV[i], '[^\\n]+') do step(stream, add('XADD', stream, '*', 'event', text)) end
+end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
 return 1
 """,

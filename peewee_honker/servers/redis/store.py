@@ -36,6 +36,7 @@ logger = logging.getLogger("peewee_honker.redis")
 
 _COUNTED = 2000  # events of a lag that are counted; it is estimated beyond
 _PRUNED_AT_ONCE = 100
+_LINES = 100  # of a relay's events that are one text on their way; the server takes no text of 512 MB
 _LONGEST_ID = 20  # characters; a longer one has a number that offsets will soon have no room for
 
 
@@ -133,10 +134,11 @@ class RedisStore:
     def append_forwarded(
         self, stream: str, relay: str, rows: Sequence[tuple[str, str]], after: Forwarded | None, last: Forwarded
     ) -> None:
-        lines = "\n".join([text for _, text in rows])
+        texts = [text for _, text in rows]
+        lines = ["\n".join(texts[at : at + _LINES]) for at in range(0, len(texts), _LINES)]
         expected = "" if after is None else f"{after.offset} {after.event_id}"
         keys = self._stream(stream), f"{self.prefix}forwarded"
-        if not self.link.run(scripts.APPEND, keys, relay, expected, f"{last.offset} {last.event_id}", lines):
+        if not self.link.run(scripts.APPEND, keys, relay, expected, f"{last.offset} {last.event_id}", *lines):
             raise ForwardConflictError(f"the relay {relay} has brought other events to the stream {stream!r} meanwhile")
 
     # The places of consumers

@@ -15,6 +15,7 @@ from peewee_honker.events.listener import Listener, Where
 from peewee_honker.events.metrics import Recorder
 from peewee_honker.events.retention import Pruner, Retention
 from peewee_honker.events.stream import Position
+from peewee_honker.events.target import Forwarded
 from peewee_honker.servers.redis.store import RedisStore
 from peewee_honker.signals import is_in_transaction
 
@@ -94,7 +95,7 @@ class RedisTarget(DatabaseTarget):
             )
         super().add_listener(topic, listener, where=where)
 
-    def forward(self, relay: str, events: Sequence[Event], after: Any) -> None:
+    def forward(self, relay: str, events: Sequence[Event], after: Forwarded | None) -> None:
         """As EventTarget.forward. A durable target appends them and remembers the last in one step of the server."""
         super().forward(relay, events, after)
         self._prune_if_due()

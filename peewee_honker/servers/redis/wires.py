@@ -147,6 +147,8 @@ class Pages(Wire):
 
     def __init__(self, link: Link) -> None:
         super().__init__(link)
+        self.is_wanted = True
+        """Whether somebody waits for a page. An answer that nobody takes, as a consumer pauses, shall wake nobody."""
         self._asked: tuple[str, int] | None = None  # a stream's key, and behind which offset
         self._page: tuple[str, Page] | None = None  # the last one, while it is worked on
 
@@ -154,8 +156,12 @@ class Pages(Wire):
         super().close()
         self._asked = self._page = None
 
+    def fileno(self) -> int | None:
+        return super().fileno() if self.is_wanted else None
+
     def page(self, key: str, notes: str, stream: str, after: int) -> Page:
         """The page behind an offset; an empty one while there is none, or the server has not answered yet."""
+        self.is_wanted = True
         if self._page is not None:
             known_key, page = self._page
             if known_key == key and page.after <= after < page.offsets[-1]:
