@@ -500,6 +500,17 @@ def test_nothing_is_lost_when_the_server_is_killed_and_comes_back(hear, redis_se
     assert target.dead_letters() == []
 
 
+def test_an_ephemeral_listener_hears_again_when_the_server_is_back(hear, redis_server):
+    target, heard = hear("ephemeral")
+    redis_server.end(signal.SIGKILL)
+    with pytest.raises(RedisUnavailableError):
+        say(target, "refused")
+    redis_server.start()
+    outside.until(lambda: heard == ["gap"])
+    say(target, "1")
+    outside.until(lambda: heard == ["gap", "1"])
+
+
 def test_a_receiver_that_fails_with_the_server_is_called_again_until_it_is_back(open_target, redis_server):
     """Failures that come with a lost connection are not counted as the receiver's."""
     target, other = open_target(consumer="test", attempts=1), open_target(stream="other")

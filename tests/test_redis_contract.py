@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("redis", reason="redis-py is not installed: the extra `redis`")
 
+from peewee_honker.events import CompositeEventTarget, LocalEventTarget
 from peewee_honker.servers.redis import RedisTarget
 from tests.test_target_contract import (  # noqa: F401  (tests, which run here on the fixtures of this module)
     target,
@@ -31,6 +32,9 @@ pytestmark = pytest.mark.services
 TARGETS = {
     "redis ephemeral": RedisTarget,
     "redis durable": lambda url, **options: RedisTarget(url, "durable", consumer="test", **options),
+    "redis local and ephemeral": lambda url, **options: CompositeEventTarget(
+        LocalEventTarget(**options), RedisTarget(url, **options)
+    ),
 }
 
 
