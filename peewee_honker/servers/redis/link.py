@@ -4,6 +4,7 @@ Commands are sent and answers read here, instead of by redis-py's client: it wou
 lost, and an event would be there twice; and it would do more for each event than sending it.
 """
 
+import weakref
 from typing import Any
 
 import redis
@@ -64,6 +65,8 @@ class Link:
             retry=Retry(NoBackoff(), 0),
             **given,
         )
+        # Of one that nobody closes, such as a publisher behind another target.
+        weakref.finalize(self, self._pool.disconnect, inuse_connections=False)
         self.place = given.get("path") or f"{given.get('host', 'localhost')}:{given.get('port', 6379)}"
         self.patience: float = given["socket_timeout"]
         """Seconds that an answer may take."""
