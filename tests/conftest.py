@@ -10,6 +10,7 @@ import pytest
 
 from peewee_honker import HonkerDatabase
 from tests.support.postgres import open_postgres, pg, postgres_server, postgres_url  # noqa: F401  (fixtures)
+from tests.support.redis import redis_server, redis_url  # noqa: F401  (fixtures)
 
 
 @pytest.fixture

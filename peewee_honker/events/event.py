@@ -154,13 +154,13 @@ class Event:
         return made  # type: ignore[return-value]  # which it is now
 
     @classmethod
-    def from_json(cls, text: str, channel: str, offset: int | None = None) -> "Event":
+    def from_json(cls, text: str | bytes, channel: str, offset: int | None = None) -> "Event":
         """The event that `text` is. What is not of `to_json`'s form (a bare `notify`) becomes the payload of an event
         whose type is the channel."""
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):  # text, or nested too deep
-            value = text
+            value = text if isinstance(text, str) else text.decode(errors="replace")
         return cls.from_value(value, channel, offset)
 
     @classmethod

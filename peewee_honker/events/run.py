@@ -259,8 +259,8 @@ class EventDispatcher(ABC):
         """Whether a source was removed that has not been stopped yet."""
         return bool(self._leaving)
 
-    def route(self, id_: int, channel: str, payload: str) -> None:
-        """Hand a notification to the outlets that hear its channel; for the thread."""
+    def route(self, id_: int | None, channel: str, payload: str | bytes) -> None:
+        """Hand a notification to the outlets that hear its channel; for the thread. `id_`: its offset, where it has one."""
         routes = self._routes
         outlets = routes.get(channel)
         if outlets is None:

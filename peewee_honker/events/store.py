@@ -1,6 +1,6 @@
 """What consumers, targets, retention and the bus ask of the database that keeps the events.
 
-`HonkerStore` is the one of a HonkerDatabase; `peewee_honker.servers.postgres` has the one of Peewee's PostgresqlDatabase.
+`HonkerStore` is the one of a HonkerDatabase; `peewee_honker.servers` has those of PostgreSQL and Redis.
 """
 
 import json
