@@ -118,12 +118,6 @@ class RedisTarget(DatabaseTarget):
         super().close()
         self.store.link.close()
 
-    def __enter__(self) -> "RedisTarget":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.close()
-
     def _dispatch(self, event: Event) -> None:
         super()._dispatch(event)
         self._prune_if_due()
