@@ -124,9 +124,9 @@ ready(); finish()
             pipeline.execute()
 
     def read_all(self, count: int) -> None:
-        self._client.xgroup_create("all", f"group{random.random()}", "0")
-        group = self._client.xinfo_groups("all")[-1]["name"]
-        while count:
+        group = f"group{random.random()}"
+        self._client.xgroup_create("all", group, "0")
+        while count > 0:
             [[_, entries]] = self._client.xreadgroup(group, "me", {"all": ">"}, count=300)
             for _, fields in entries:
                 json.loads(fields[b"event"])
