@@ -27,9 +27,9 @@ from tests.test_target_contract import (  # noqa: F401  (tests, which run here o
     test_what_was_rolled_back_is_never_heard_and_what_committed_not_before,
     test_what_was_said_before_is_not_heard,
 )
-from tests.test_target_contract import test_many_thousand_topics as many_thousand_topics
 
-# Left out: `test_the_thread_goes_with_the_last_listener`, as a server reads its stream as long as it serves, and
+# Left out: `test_many_thousand_topics`, where each is a round trip (`test_thousands_of_topics_are_asked_for_at_once_...`
+# asks for them together), `test_the_thread_goes_with_the_last_listener`, as a server reads while it serves, and
 # `test_listeners_that_come_while_others_publish_miss_nothing`, which makes Honker's targets itself: here it is
 # `test_listeners_over_a_socket_that_come_while_others_publish_miss_nothing` in test_hub_targets.py.
 
@@ -78,8 +78,3 @@ def make_target(request, db):
     yield make
     for each in made:
         each.close()
-
-
-@pytest.mark.parametrize("make_target", ["client"], indirect=True)  # a round trip for each topic
-def test_many_thousand_topics(target):  # noqa: F811
-    many_thousand_topics(target)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from peewee_honker.errors import ForwardConflictError, HonkerError, PayloadError, TopicError
 from peewee_honker.events import Event, EventTarget
 from peewee_honker.events.event import MAX_BYTES, check_type
+from peewee_honker.events.listener import Listener, Where
 from peewee_honker.events.metrics import Recorder
-from peewee_honker.events.target import Forwarded
+from peewee_honker.events.target import Forwarded, _Key
 from peewee_honker.hub import message as protocol
 from peewee_honker.hub.calls import CallTarget
 from peewee_honker.hub.errors import HubConnectionError, HubRefusedError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["WebSocketClientTarget"]
 
 logger = logging.getLogger("peewee_honker.hub")
+
+_UNCONFIRMED = 2**63 - 1  # an offset behind which there is nothing
 
 
 class WebSocketClientTarget(EventTarget):
@@ -94,6 +97,7 @@ class WebSocketClientTarget(EventTarget):
         self._buffer = buffer
         self._inbox: Inbox | None = None
         self._known = 0  # an offset that is known to have been committed
+        self._adding = _Key("", print)  # the listener that is being added
         self._queue: deque[Event] = deque()  # of committed transactions, to be sent
         self._sending = threading.Lock()
         self.calls = CallTarget(self._link)
@@ -221,15 +225,26 @@ class WebSocketClientTarget(EventTarget):
 
     # Hearing
 
+    def add_listener(self, topic: str, listener: Listener, *, where: Where | None = None) -> None:
+        """As EventTarget.add_listener. While it is connected this returns when the hub has confirmed the topic; raises
+        HubRefusedError when the hub does not allow it."""
+        with self._listening:
+            self._adding = _Key(topic, listener)
+            super().add_listener(topic, listener, where=where)
+
     def _open_topic(self, topic: str) -> None:
         if topic.startswith("__"):  # said here, not there
+            self._hear_behind(self._adding, self._known)
             return
+        key = self._adding
         self._link.wanted[topic] = None
         try:
-            reason = self._link.subscribe(topic)
+            reason = self._link.subscribe(topic, partial(self._hear_behind, key))
         except HubConnectionError:  # is asked for when there is a connection again
             logger.debug("%r is away: %s is asked for later", self, topic)
-            return
+            reason = None
+        if self._registrations[key].since == _UNCONFIRMED:
+            self._hear_behind(key, self._known)
         if reason is not None:
             del self._link.wanted[topic]
             raise HubRefusedError("ACCESS_DENIED", f"the topic {topic} is not allowed with this key: {reason}")
@@ -240,7 +255,15 @@ class WebSocketClientTarget(EventTarget):
         if not self._link.wanted:
             self._link.place = None  # who comes next begins then
 
+    def _hear_behind(self, key: _Key, offset: int) -> None:
+        """The hub has confirmed a topic: its events are those behind the offset. In the link's loop, before they come."""
+        registration = self._registrations.get(key)
+        if registration is not None:
+            self._registrations[key] = registration._replace(since=offset)
+
     def _newest(self) -> int:
+        if self._link.is_connected and self._adding.topic not in self._link.wanted and not self._link.is_behind:
+            return _UNCONFIRMED  # what is on its way of an earlier subscription is not for this one
         if self._link.is_behind:  # what comes now was committed before
             try:
                 self._known = max(self._known, self._ask(Event(protocol.NEWEST))["offset"])

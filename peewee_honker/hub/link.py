@@ -67,8 +67,7 @@ class Link:
         self.on_lost: Callable[[], None] | None = None
         """Is told that a connection was lost, in the loop."""
         self.error: Exception | None = None
-        self.is_behind = False
-        """Whether events come that were committed a while ago."""
+        self.is_catching_up = False
         self.welcome: Mapping[str, Any] = {}
         """What the hub says of itself and this connection."""
         self._loop: LoopThread | None = None
@@ -76,6 +75,7 @@ class Link:
         self._pausing: asyncio.Task[None] | None = None
         self._outbox: Outbox | None = None
         self._answers: dict[str, asyncio.Future[Event]] = {}
+        self._confirming: dict[str, Callable[[int], None]] = {}  # by request
         self._subscribed: set[str] = set()
         self._is_paused = False
         self._going_on: asyncio.Task[None] | None = None
@@ -88,6 +88,11 @@ class Link:
     def max_bytes(self) -> int:
         """How long an event's JSON may be."""
         return self._taker.max_bytes
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether events come that were committed a while ago."""
+        return self.is_catching_up or self._is_paused
 
     @property
     def is_connected(self) -> bool:
@@ -138,13 +143,21 @@ class Link:
         else:
             loop.soon(outbox.put, data)
 
-    def subscribe(self, topic: str) -> str | None:
-        """Have a wanted topic subscribed to, now if there is a connection; why not, when the hub refuses it."""
+    def subscribe(self, topic: str, confirmed: Callable[[int], None]) -> str | None:
+        """Have a wanted topic subscribed to, now if there is a connection; why not, when the hub refuses it.
+
+        `confirmed` is called in the loop with the offset behind which the topic's events are, before they come.
+        """
         if not self.is_connected or self._loop is None:
             return None
         if self._is_paused or topic in self._subscribed:
             return None
-        answer = self.ask(self._subscription([topic], None))
+        request = self._subscription([topic], None)
+        self._confirming[request.event_id] = confirmed
+        try:
+            answer = self.ask(request)
+        finally:
+            self._confirming.pop(request.event_id, None)
         if answer.type != protocol.ACK:
             return str(answer.payload)
         refused: dict[str, str] = answer.payload["refused"]
@@ -212,7 +225,7 @@ class Link:
             return
         outbox.close()
         self._subscribed.clear()
-        self._is_paused = self.is_behind = False
+        self._is_paused = self.is_catching_up = False
         answers, self._answers = self._answers, {}
         for answer in answers.values():
             if not answer.done():
@@ -285,7 +298,7 @@ class Link:
         payload: dict[str, Any] = {"topics": topics, "echo": self._echo}
         if place is not None:
             payload["after"] = list(place)
-            self.is_behind = True
+            self.is_catching_up = True
         return Event(protocol.SUBSCRIBE, "", payload)
 
     async def _ask(self, request: Event) -> Event:
@@ -310,7 +323,7 @@ class Link:
         elif event.type == protocol.WELCOME:
             self.welcome = event.payload if isinstance(event.payload, Mapping) else {}
         elif event.type == protocol.POSITION:
-            self.is_behind = False
+            self.is_catching_up = False
             if self.place is None or event.payload["offset"] > self.place[0]:
                 self.place = (event.payload["offset"], None)
         elif event.type.startswith("call."):
@@ -324,9 +337,12 @@ class Link:
         if answer is not None and not answer.done():
             answer.set_result(event)
         if event.type == protocol.ACK and isinstance(event.payload, Mapping) and "refused" in event.payload:
-            is_first = not self._subscribed and not self.is_behind
+            is_first = not self._subscribed and not self.is_catching_up
             if self.place is None or is_first:  # what came before is of no interest
                 self.place = (event.payload["offset"], None)
+            confirmed = self._confirming.pop(event.id, None)
+            if confirmed is not None:
+                confirmed(event.payload["offset"])
 
     def _take_event(self, event: Event, size: int) -> None:
         if event.type != GAP:

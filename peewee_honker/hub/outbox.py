@@ -48,6 +48,11 @@ class Outbox:
         self._something.set()
         return True
 
+    @property
+    def is_filling(self) -> bool:
+        """Whether more than half of the limit waits."""
+        return self._size > self._limit // 2
+
     async def room(self) -> None:
         """Wait until less than an eighth of the limit waits: for those who can wait."""
         while self._is_open and self._size > self._limit // 8:
@@ -69,7 +74,8 @@ class Outbox:
                     message = self._waiting.popleft()
                     await self._socket.send(message, text=True)
                     self._size -= len(message)
-                self._room.set()
+                    if self._size <= self._limit // 8:
+                        self._room.set()
                 self._something.clear()
                 await self._something.wait()
         self.close()

@@ -81,6 +81,8 @@ class Reader:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._woken.clear()
+            if self._stopping.is_set():
+                break
             try:
                 busy = self._turn()
             except Exception:

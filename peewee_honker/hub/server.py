@@ -1,6 +1,7 @@
 """`WebSocketServerTarget`: a durable stream, heard and written over WebSockets."""
 
 import asyncio
+import contextlib
 import dataclasses
 import http
 import logging
@@ -35,7 +36,6 @@ __all__ = ["Request", "WebSocketServerTarget"]
 logger = logging.getLogger("peewee_honker.hub")
 
 _POSITION_EVERY = 5.0  # seconds
-_AT_ONCE = 50  # events that are given to all before others have a turn in the loop
 _CLOSE_TIMEOUT = 2.0  # seconds
 _LONGEST_NAME = 255  # characters
 
@@ -246,14 +246,7 @@ class WebSocketServerTarget(EventTarget):
         """Give events to the listeners here, and to those who are connected. In the reader's thread."""
         for event in events:
             self._deliver(event)
-        self.loop.run(self._fan_out(events, position))
-
-    async def _fan_out(self, events: Sequence[Event], position: int) -> None:
-        for number, event in enumerate(events, 1):
-            self._subscriptions.give(event)
-            if number % _AT_ONCE == 0:
-                await asyncio.sleep(0)
-        self._subscriptions.position = position
+        self.loop.run(self._subscriptions.give_all(events, position))
 
     def _on_moved(self) -> None:
         """Another file has taken the place of the stream's: its offsets begin anew. In the reader's thread."""
@@ -294,7 +287,10 @@ class WebSocketServerTarget(EventTarget):
             pass
         except MessageError as error:
             logger.info("ending the connection of %r: %s", subscriber, error)
-            await socket.close(1008, str(error)[:100])
+            self.end(subscriber, str(error)[:100])
+            with contextlib.suppress(ConnectionClosed):
+                async for _ in socket:  # what is still on its way stands before the other's farewell
+                    pass
         finally:
             self.subscribers.discard(subscriber)
             self._subscriptions.forget(subscriber)

@@ -19,6 +19,7 @@ class Subscriber:
 
     - `topics`: what it wants to hear, each with the offset behind which its events are.
     - `is_live`: whether it is given events as they are read; else it is catching up, or has no topics.
+    - `is_late`: whether others have waited for it, and wait no more.
     - `spoke`: the name that it has registered, or None.
     """
 
@@ -28,6 +29,7 @@ class Subscriber:
         self.outbox = outbox
         self.topics: dict[str, int] = {}
         self.is_live = False
+        self.is_late = False
         self.echo = True
         self.spoke: str | None = None
         self.requests: asyncio.Queue[Event] = asyncio.Queue(_MOST_REQUESTS)

@@ -23,6 +23,8 @@ TENANT_HEADER = "hub-tenant"
 EVERYBODY = "*"
 """In that header: an event for all tenants, which only the hub's own program can publish."""
 _PAGE = 200
+_AT_ONCE = 50  # events that are given to all before others have a turn in the loop
+_PATIENCE = 0.25  # seconds
 _LONGEST_TOPIC = 1300  # characters
 
 
@@ -133,12 +135,29 @@ class Subscriptions:
 
     # Events
 
-    def give(self, event: Event) -> None:
-        """Send an event to all who are live and want it."""
+    async def give_all(self, events: Iterable[Event], position: int) -> None:
+        """Send events, up to a position, to all who are live. A connection with much to be sent is waited for, for a moment
+        and once, so that many events at a time drop nobody who reads."""
+        for given, event in enumerate(events, 1):
+            filling = [subscriber for subscriber in self._give(event) if not subscriber.is_late]
+            if filling:
+                waiting = [asyncio.create_task(subscriber.outbox.room()) for subscriber in filling]
+                _, late = await asyncio.wait(waiting, timeout=_PATIENCE)
+                for task in late:
+                    task.cancel()
+                for subscriber in filling:
+                    subscriber.is_late = subscriber.outbox.is_filling
+            elif given % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self.position = position
+
+    def _give(self, event: Event) -> list[Subscriber]:
+        """Send an event to all who are live and want it; gives those for whom much waits."""
+        filling: list[Subscriber] = []
         if event.type == GAP:
             for subscriber in list(self._live):
                 subscriber.send(event)
-            return
+            return filling
         self.position = event.offset or self.position
         message: bytes | None = None
         for topics in self._audiences(event):
@@ -149,6 +168,11 @@ class Subscriptions:
                     message = encode(event, self._max_message)
                 subscriber.outbox.put(message)
                 subscriber.is_quiet = False
+                if subscriber.outbox.is_filling:
+                    filling.append(subscriber)
+                else:
+                    subscriber.is_late = False
+        return filling
 
     def _audiences(self, event: Event) -> Iterable[Topics[Subscriber]]:
         tenant = tenant_of(event)
