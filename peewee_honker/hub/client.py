@@ -223,6 +223,14 @@ class WebSocketClientTarget(EventTarget):
         last = protocol.read_place(self._ask(Event(protocol.FORWARDED, "", {"relay": relay}))["last"])
         return None if last is None else Forwarded(last[0], last[1] or "")
 
+    def discover(self, spoke: str | None = None, service: str | None = None) -> list[dict[str, Any]]:
+        """What can be called: `{spoke, service, operations}`, with the operations' contracts as JSON values; of one spoke or
+        service, or of all."""
+        found: list[dict[str, Any]] = self._ask(Event(protocol.DISCOVER, "", {"spoke": spoke, "service": service}))[
+            "services"
+        ]
+        return found
+
     # Hearing
 
     def add_listener(self, topic: str, listener: Listener, *, where: Where | None = None) -> None:
@@ -284,6 +292,9 @@ class WebSocketClientTarget(EventTarget):
     def _receive(self, events: Sequence[Event]) -> None:
         """Give events to the listeners. In the inbox's thread."""
         for event in events:
+            if event.type == protocol.POSITION:
+                self._known = max(self._known, event.offset or 0)
+                continue
             if event.is_gap:
                 self._note_gap(event)
             elif event.offset is not None:

@@ -16,6 +16,7 @@ from peewee_honker.hub import message as protocol
 from peewee_honker.hub.errors import HubConnectionError, HubError, HubRefusedError, MessageError
 from peewee_honker.hub.looping import LoopThread
 from peewee_honker.hub.outbox import Outbox
+from peewee_honker.hub.quiet import websockets_logger
 
 __all__ = ["Link", "Taker"]
 
@@ -62,6 +63,8 @@ class Link:
         """The last event that came, or the offset up to which there was none, where something was subscribed to."""
         self.greetings: list[Callable[[], Event]] = []
         """Give requests that each new connection begins with."""
+        self.on_connected: list[Callable[[], None]] = []
+        """Called in the loop when there is a connection again."""
         self.on_call: Callable[[Event], None] | None = None
         """Takes `call.*` events, in the loop."""
         self.on_lost: Callable[[], None] | None = None
@@ -123,7 +126,7 @@ class Link:
     def ask(self, request: Event) -> Event:
         """The hub's answer. Raises HubConnectionError when there is no connection, or no answer in time."""
         loop = self._loop
-        if loop is None or self._outbox is None:
+        if loop is None or not self.is_connected:
             raise HubConnectionError(f"{self._url} is not connected: {self.error or 'start() the target'}")
         try:
             return loop.run(self._ask(request), self._timeout)
@@ -245,7 +248,7 @@ class Link:
             ping_timeout=self._heartbeat,
             close_timeout=min(self._heartbeat, _CLOSE_TIMEOUT),
             user_agent_header=None,
-            logger=logging.getLogger("peewee_honker.hub.websockets"),
+            logger=websockets_logger,
             **self._options,
         ) as socket:
             outbox = self._outbox = Outbox(socket, _MOST_WAITING, lambda _size: socket.transport.abort())
@@ -280,6 +283,8 @@ class Link:
             self._tried.notify_all()
         logger.info("connected to %s", self._url)
         await self._subscribe_all()  # what was wanted meanwhile
+        for function in self.on_connected:
+            function()
 
     async def _subscribe_all(self) -> None:
         missing = [topic for topic in list(self.wanted) if topic not in self._subscribed]
@@ -325,7 +330,7 @@ class Link:
         elif event.type == protocol.POSITION:
             self.is_catching_up = False
             if self.place is None or event.payload["offset"] > self.place[0]:
-                self.place = (event.payload["offset"], None)
+                self._place_is(event.payload["offset"])
         elif event.type.startswith("call."):
             if self.on_call is not None:
                 self.on_call(event)
@@ -339,10 +344,15 @@ class Link:
         if event.type == protocol.ACK and isinstance(event.payload, Mapping) and "refused" in event.payload:
             is_first = not self._subscribed and not self.is_catching_up
             if self.place is None or is_first:  # what came before is of no interest
-                self.place = (event.payload["offset"], None)
+                self._place_is(event.payload["offset"])
             confirmed = self._confirming.pop(event.id, None)
             if confirmed is not None:
                 confirmed(event.payload["offset"])
+
+    def _place_is(self, offset: int) -> None:
+        """There is nothing more up to an offset."""
+        self.place = (offset, None)
+        self._taker.take(Event(protocol.POSITION, "", offset=offset), 0)
 
     def _take_event(self, event: Event, size: int) -> None:
         if event.type != GAP:

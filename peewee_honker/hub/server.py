@@ -23,6 +23,7 @@ from peewee_honker.hub.access import PUBLISH, Authenticate, Authorize, Handshake
 from peewee_honker.hub.errors import HubRefusedError, MessageError
 from peewee_honker.hub.looping import LoopThread
 from peewee_honker.hub.outbox import Outbox
+from peewee_honker.hub.quiet import websockets_logger
 from peewee_honker.hub.reader import Reader
 from peewee_honker.hub.subscriber import Subscriber
 from peewee_honker.hub.subscriptions import Subscriptions
@@ -215,7 +216,7 @@ class WebSocketServerTarget(EventTarget):
             ping_timeout=self._heartbeat,
             close_timeout=min(self._heartbeat, _CLOSE_TIMEOUT),
             server_header=None,
-            logger=logging.getLogger("peewee_honker.hub.websockets"),
+            logger=websockets_logger,
         )
         self._writer.start()
         self._keeping = asyncio.create_task(self._keep())
