@@ -80,6 +80,7 @@ class Link:
         self._answers: dict[str, asyncio.Future[Event]] = {}
         self._confirming: dict[str, Callable[[int], None]] = {}  # by request
         self._subscribed: set[str] = set()
+        self._welcomed = asyncio.Event()
         self._is_paused = False
         self._going_on: asyncio.Task[None] | None = None
         self._connected = threading.Event()
@@ -252,6 +253,7 @@ class Link:
             **self._options,
         ) as socket:
             outbox = self._outbox = Outbox(socket, _MOST_WAITING, lambda _size: socket.transport.abort())
+            self._welcomed.clear()
             sending = asyncio.create_task(outbox.run())
             beginning = asyncio.create_task(self._begin())
             receiving = asyncio.create_task(self._receive(socket))
@@ -270,7 +272,8 @@ class Link:
             self._take(data)
 
     async def _begin(self) -> None:
-        """Say what this connection is for."""
+        """Say what this connection is for, when the hub has said what it is."""
+        await self._welcomed.wait()
         for greeting in self.greetings:
             answer = await self._ask(greeting())
             if answer.type != protocol.ACK:
@@ -327,6 +330,7 @@ class Link:
             self._take_answer(event)
         elif event.type == protocol.WELCOME:
             self.welcome = event.payload if isinstance(event.payload, Mapping) else {}
+            self._welcomed.set()
         elif event.type == protocol.POSITION:
             self.is_catching_up = False
             if self.place is None or event.payload["offset"] > self.place[0]:
