@@ -308,6 +308,40 @@ def test_what_the_hub_has_deleted_is_a_gap_in_the_inbox(hub, make_spoke):
     assert there == ["0", "__gap__", "4", "5"]
 
 
+def test_the_streams_of_hub_and_spoke_do_not_grow_without_bound(tmp_path):
+    from peewee_honker import Retention
+
+    database, other = HonkerDatabase(str(tmp_path / "hub.db")), HonkerDatabase(str(tmp_path / "shop.db"))
+    publish(database, *range(2500), stream="hub")
+    few = Retention(age=None, count=10, consumed=False)
+    publish(other, *range(50), stream="hub")
+    with Hub(database, authenticate=anyone, retention=few) as hub, Spoke(other, hub.url, "shop", retention=few) as shop:
+        until(lambda: len(ids_in(database, "hub")) == 10)
+        shop.wait_connected(outside.DEADLINE)
+        hub.server.dispatch(Event("tick", "new"))
+        until(lambda: len(ids_in(other, "hub")) <= 11)
+    database.close_engine()
+    other.close_engine()
+
+
+def test_a_spoke_that_runs_twice_on_one_file_hears_everything_once(hub, make_spoke):
+    first = make_spoke("shop")
+    second = Spoke(first.database, hub.url, "shop2")
+    second.hub._relay = first.hub._relay  # the same place, though the hub knows them by two names
+    with second:
+        second.wait_connected(outside.DEADLINE)
+        for number in range(100):
+            hub.server.dispatch(Event("tick", str(number)))
+        until(lambda: "99" in ids_in(first.database, "hub"))
+    assert ids_in(first.database, "hub") == [str(number) for number in range(100)]
+
+
+def test_a_contract_that_is_none_harms_no_caller(hub):
+    bad = {**spec("bad").to_json(), "access_control": {"required_scopes": [["unhashable"]]}}
+    with Raw(hub.url) as raw:
+        assert raw.ask("__register", {"spoke": "shop", "operations": [bad]})["payload"]["code"] == "BAD_REQUEST"
+
+
 def test_arguments_that_cannot_be_are_refused(db):
     with pytest.raises(ValueError, match="cannot go up again"):
         Spoke(db, "ws://127.0.0.1:1", "shop", streams=["hub"])

@@ -446,6 +446,35 @@ def test_what_is_too_large_is_refused_by_both_ends(db, serve):
     assert [event.id for event in read_stream(db.engine, "hub", 0, 10)] == ["2"]
 
 
+def test_an_event_that_is_too_large_for_the_hub_is_told_as_a_gap_and_the_next_ones_come(db, serve):
+    server, seen = serve(max_bytes=1000), []
+    large = HonkerEventTarget(db, "durable", stream="hub")  # another program, with other limits
+    with client(server.url) as target:
+        target.add_listener("__gap__", lambda event: seen.append(event.payload["reason"]))
+        target.add_listener("tick", lambda event: seen.append(event.id))
+        say(server, 1)
+        say(large, 2, payload="x" * 100_000)
+        say(server, 3)
+        until(lambda: len(seen) == 3)
+    assert seen == ["1", "too large", "3"]
+
+
+def test_those_who_come_back_while_much_is_said_miss_nothing(db, path, server):
+    """Catching up and going live fall together in every way."""
+    heard = Heard()
+    with outside.Script(PUBLISHER, path) as publisher, client(server.url) as target:
+        target.add_listener("tick", heard.hear)
+        for _ in range(6):
+            goal = len(heard) + 30
+            until(lambda goal=goal: len(heard) > goal)
+            cut(server)
+        publisher.process.kill()
+        publisher.process.wait()
+        said = [event.id for event in read_stream(db.engine, "hub", 0, 1_000_000)]
+        until(lambda: heard and heard[-1] == said[-1])
+    assert heard == said[said.index(heard[0]) :]
+
+
 def test_a_topic_with_many_stars_holds_nobody_up(server):
     with Raw(server.url) as raw, client(server.url) as target:
         raw.ask("__subscribe", {"topics": ["*a" * 100 + "b", "x:" + "*a" * 100 + "b"]})

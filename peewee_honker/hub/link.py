@@ -202,7 +202,9 @@ class Link:
                 error: Exception = HubConnectionError(f"{self._url} has closed the connection")
             except InvalidStatus as refusal:
                 status = refusal.response.status_code
-                error = HubRefusedError(f"HTTP {status}", f"{self._url} refuses the connection")
+                error = HubConnectionError(f"{self._url} answers with HTTP {status}")
+                if status < 500:
+                    error = HubRefusedError(f"HTTP {status}", f"{self._url} refuses the connection")
             except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed, HubError) as reason:
                 error = reason
             except Exception as reason:  # a hub that says what it should not: as if it were away
@@ -253,7 +255,7 @@ class Link:
             **self._options,
         ) as socket:
             outbox = self._outbox = Outbox(socket, _MOST_WAITING, lambda _size: socket.transport.abort())
-            self._welcomed.clear()
+            self._welcomed = asyncio.Event()  # of this loop
             sending = asyncio.create_task(outbox.run())
             beginning = asyncio.create_task(self._begin())
             receiving = asyncio.create_task(self._receive(socket))

@@ -14,9 +14,9 @@ from peewee_honker.events import Event, EventTarget
 from peewee_honker.hub import message as protocol
 from peewee_honker.hub.access import PUBLISH, SERVE
 from peewee_honker.hub.errors import HubRefusedError, MessageError
+from peewee_honker.hub.executing import Executing
 from peewee_honker.hub.server import WebSocketServerTarget
 from peewee_honker.hub.subscriber import Subscriber
-from peewee_honker.operations.calls import CallHandler
 from peewee_honker.operations.errors import (
     ACCESS_DENIED,
     OPERATION_NOT_FOUND,
@@ -83,7 +83,7 @@ class Router:
         self._by_caller: dict[Subscriber, dict[str, str]] = {}
         self._registry = registry
         self._local = _LocalCalls(self)
-        self._handler = None if registry is None else CallHandler(registry, self._local, workers=workers)
+        self._handler = None if registry is None else Executing(registry, self._local, server.database, workers)
         server.requests[protocol.REGISTER] = self._register
         server.requests[protocol.DISCOVER] = self._discover
         server.on_message = self.take
@@ -124,6 +124,8 @@ class Router:
             specs = {spec.id: spec for spec in map(OperationSpec.from_json, operations)}
         except ValueError as error:
             raise MessageError(str(error)[:200]) from error
+        if not all(map(_is_sound, specs.values())):
+            raise MessageError("an operation's access control is of texts")
         self._take_place(subscriber, name, _Spoke(subscriber, specs))
         logger.info("the spoke %s of %s has registered %s operations", name, subscriber.peer.tenant, len(specs))
         return {}
@@ -169,6 +171,9 @@ class Router:
                 self._request(subscriber, event)
             except OperationError as error:
                 self._tell_error(subscriber, event.id, error)
+            except Exception:
+                logger.exception("a call of %r could not be passed on", subscriber)
+                self._tell_error(subscriber, event.id, OperationError(UNKNOWN_ERROR, "the call could not be passed on"))
         elif event.type == _ABORTED:
             call_id = self._by_caller.get(subscriber, {}).get(event.id)
             if call_id is not None:
@@ -324,6 +329,12 @@ class _LocalCalls(EventTarget):
 
     def give(self, event: Event) -> None:
         self._deliver(event)
+
+
+def _is_sound(spec: OperationSpec) -> bool:
+    access = spec.access_control
+    texts = (*access.required_scopes, *access.required_scopes_any, access.resource_type or "", access.resource_action or "")
+    return all(isinstance(text, str) for text in texts)
 
 
 def _deadline_of(request: Mapping[str, Any]) -> float | None:

@@ -14,7 +14,7 @@ from websockets.asyncio.server import Server, serve
 from websockets.exceptions import ConnectionClosed
 
 from peewee_honker.errors import ForwardConflictError, HonkerError, PayloadError, TopicError
-from peewee_honker.events import Event, EventTarget
+from peewee_honker.events import Event, EventTarget, Retention
 from peewee_honker.events.event import MAX_BYTES, check_type
 from peewee_honker.events.metrics import Recorder
 from peewee_honker.events.store import store_of
@@ -37,6 +37,7 @@ __all__ = ["Request", "WebSocketServerTarget"]
 logger = logging.getLogger("peewee_honker.hub")
 
 _POSITION_EVERY = 5.0  # seconds
+_PRUNE_EVERY = 60.0  # seconds
 _CLOSE_TIMEOUT = 2.0  # seconds
 _LONGEST_NAME = 255  # characters
 
@@ -66,6 +67,7 @@ class WebSocketServerTarget(EventTarget):
         most_connections: others get 503.
         most_topics: that one connection may subscribe to.
         check_peers: seconds between two looks whether the keys of those who are connected may still be used.
+        retention: how long the stream's events are kept.
         max_bytes: how long an event's JSON may be.
 
     Guarantee: a connection that asks for a topic hears all events of it that commit after it was confirmed, in commit order.
@@ -94,6 +96,7 @@ class WebSocketServerTarget(EventTarget):
         most_connections: int = 1000,
         most_topics: int = 10_000,
         check_peers: float = 10.0,
+        retention: Retention | None = None,
         max_bytes: int = MAX_BYTES,
         recorder: Recorder | None = None,
     ) -> None:
@@ -112,6 +115,7 @@ class WebSocketServerTarget(EventTarget):
         self._on_slow = on_slow
         self._most_connections = most_connections
         self._check_peers = check_peers
+        self._retention = retention or Retention()
         self.subscribers: set[Subscriber] = set()
         """Who is connected. Of the event loop."""
         self.requests: dict[str, Request] = {
@@ -405,24 +409,39 @@ class WebSocketServerTarget(EventTarget):
     # Now and then
 
     async def _keep(self) -> None:
-        """Tell positions to those who have heard nothing for a while, and end connections whose keys have ended."""
+        """Tell positions to those who have heard nothing for a while, end connections whose keys have ended, and delete
+        old events."""
         loop = asyncio.get_running_loop()
+        next_pruning = loop.time()
         next_position, next_check = loop.time() + _POSITION_EVERY, loop.time() + self._check_peers
         while True:
-            await asyncio.sleep(max(0.0, min(next_position, next_check) - loop.time()))
+            await asyncio.sleep(max(0.0, min(next_position, next_check, next_pruning) - loop.time()))
             if loop.time() >= next_position:
                 next_position = loop.time() + _POSITION_EVERY
                 self._subscriptions.tell_position()
             if loop.time() >= next_check:
-                try:
-                    await self._end_invalid()
-                except Exception:
-                    logger.exception("the keys of those who are connected could not be looked at")
+                await self._end_invalid()
                 next_check = loop.time() + self._check_peers
+            if loop.time() >= next_pruning:
+                next_pruning = loop.time() + _PRUNE_EVERY
+                await self._prune()
+
+    async def _prune(self) -> None:
+        """Delete what the stream need not keep, in batches."""
+        try:
+            while await self._writer.run(self._store.prune_stream, self.stream, self._retention):
+                await asyncio.sleep(0.01)
+        except Exception:
+            logger.exception("old events of the stream %s could not be deleted", self.stream)
 
     async def _end_invalid(self) -> None:
         for subscriber in list(self.subscribers):
-            if not await asyncio.to_thread(subscriber.peer.is_valid):
+            try:
+                is_valid = await asyncio.to_thread(subscriber.peer.is_valid)
+            except Exception:
+                logger.exception("whether the key of %r may still be used could not be looked at", subscriber)
+                continue
+            if not is_valid:
                 logger.info("ending the connection of %r: its key has ended", subscriber)
                 self.end(subscriber, "the key has ended")
 

@@ -2,17 +2,19 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from peewee_honker.errors import ForwardConflictError
-from peewee_honker.events import Event
+from peewee_honker.events import Event, Retention
 from peewee_honker.events.store import Store, store_of
 from peewee_honker.events.target import Forwarded
 from peewee_honker.hub import message as protocol
 from peewee_honker.hub.client import WebSocketClientTarget
+from peewee_honker.hub.executing import Executing
 from peewee_honker.hub.running import run
-from peewee_honker.operations.calls import CallClient, CallHandler
+from peewee_honker.operations.calls import CallClient
 from peewee_honker.operations.pending import PendingSubscription
 from peewee_honker.relay import Relay
 
@@ -25,6 +27,7 @@ __all__ = ["Spoke"]
 logger = logging.getLogger("peewee_honker.hub")
 
 _PAUSE = 0.5  # seconds before what has come is written again, after an error
+_PRUNE_EVERY = 60.0  # seconds
 _FAR = 1000  # offsets without an event of this spoke's, after which its place is saved all the same
 
 
@@ -45,6 +48,7 @@ class Spoke:
         start_at: of a name that is new to the database: whether the hub's events before its first connection come too.
         registry: operations that others may call, as `name/service/operation`.
         workers: how many of these calls are executed at a time.
+        retention: how long the events of `inbox` are kept.
         options: of WebSocketClientTarget: key, tenant, ssl, ...
 
     Guarantee: an event of `streams` is in the hub's stream once, in order, however often either side is killed or the
@@ -68,6 +72,7 @@ class Spoke:
         start_at: Literal["now", "beginning"] = "now",
         registry: "OperationRegistry | None" = None,
         workers: int = 16,
+        retention: Retention | None = None,
         **options: Any,
     ) -> None:
         streams = list(streams)
@@ -82,10 +87,10 @@ class Spoke:
         self._store = store_of(database)
         self._start_at = start_at
         self._topics = list(topics)
-        self.hub = _Incoming(self._store, name, inbox, url, echo=False, **options)
+        self.hub = _Incoming(self._store, name, inbox, retention or Retention(), url, echo=False, **options)
         """The connection: an event target, whose `dispatch` publishes at the hub at once or not at all."""
         self._relays = [Relay(database, stream, self.hub, name=f"spoke:{name}:{stream}") for stream in streams]
-        self._handler = None if registry is None else CallHandler(registry, self.hub.calls, workers=workers)
+        self._handler = None if registry is None else Executing(registry, self.hub.calls, database, workers)
         self._client = CallClient(self.hub.calls)
         self.hub.greet(self._greeting)
         for relay in self._relays:
@@ -176,13 +181,16 @@ class Spoke:
 class _Incoming(WebSocketClientTarget):
     """The connection of a spoke, whose events go into a stream."""
 
-    def __init__(self, store: Store, name: str, inbox: str, url: str, **options: Any) -> None:
+    def __init__(self, store: Store, name: str, inbox: str, retention: Retention, url: str, **options: Any) -> None:
         super().__init__(url, **options)
+        self._retention = retention
+        self._next_pruning = 0.0
         self._store = store
         self._relay = f"hub:{name}"
         self._inbox_stream = inbox
         self._ending = threading.Event()
         self._at: Forwarded | None = None
+        self._floor = 0  # what is at this offset or before it has been written
 
     def greet(self, greeting: Callable[[], Event]) -> None:
         """Begin each connection with a request."""
@@ -197,6 +205,7 @@ class _Incoming(WebSocketClientTarget):
         self._ending.clear()
         self._at = self._store.forwarded(self._relay)
         if self._at is not None:
+            self._floor = self._at.offset
             self._link.place = (self._at.offset, self._at.event_id or None)
         elif start_at == "beginning":
             self._link.place = (0, None)
@@ -208,14 +217,19 @@ class _Incoming(WebSocketClientTarget):
 
     def _receive(self, events: Sequence[Event]) -> None:
         super()._receive(events)  # to listeners, if there are any
-        rows, last = [], self._at
+        rows: list[tuple[int, str, str]] = []
+        last = self._at
         for event in events:
             if event.type == protocol.POSITION:
                 offset = event.offset or 0
                 if last is None or offset > last.offset + _FAR:
                     last = Forwarded(offset, "")
                 continue
-            rows.append((event.id, event.to_json(2**62)))
+            if event.is_gap and event.payload.get("before") is None:
+                self._floor = 0  # of another stream: offsets begin anew
+            if not event.is_gap and (event.offset or 0) <= self._floor:
+                continue  # another process on this file has written it
+            rows.append((event.offset or 0, event.id, event.to_json(2**62)))
             if not event.is_gap:
                 last = Forwarded(event.offset or 0, event.event_id)
             elif event.payload.get("before") is not None:
@@ -223,18 +237,24 @@ class _Incoming(WebSocketClientTarget):
         if last is not None and (rows or last != self._at):
             self._write(rows, last)
 
-    def _write(self, rows: Sequence[tuple[str, str]], last: Forwarded) -> None:
+    def _write(self, rows: Sequence[tuple[int, str, str]], last: Forwarded) -> None:
         while not self._ending.is_set():
             try:
-                self._store.append_forwarded(self._inbox_stream, self._relay, rows, self._at, last)
-                self._at = last
+                written = [(key, text) for _, key, text in rows]
+                self._store.append_forwarded(self._inbox_stream, self._relay, written, self._at, last)
+                self._at, self._floor = last, last.offset
+                if time.monotonic() > self._next_pruning:
+                    self._next_pruning = time.monotonic() + _PRUNE_EVERY
+                    self._store.prune_stream(self._inbox_stream, self._retention)
                 return
             except ForwardConflictError:
-                logger.error(
-                    "another process is the same spoke, on the same file: %s. Starting anew where that is", self._relay
-                )
-                self._at = self._store.forwarded(self._relay)
-                return
+                logger.error("another process on this file is the same spoke: going on behind what it has written")
+                self._at = at = self._store.forwarded(self._relay)
+                if at is not None:
+                    self._floor = at.offset
+                    rows = [row for row in rows if row[0] > at.offset]
+                    if last.offset <= at.offset:
+                        return
             except Exception:
                 logger.exception("what has come from the hub could not be written; trying again")
                 self._ending.wait(_PAUSE)

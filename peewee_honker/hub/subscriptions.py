@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from peewee_honker.errors import PayloadError
 from peewee_honker.events import GAP, Event
 from peewee_honker.events.event import gap_event
 from peewee_honker.events.store import Store
@@ -165,7 +166,7 @@ class Subscriptions:
                 if not subscriber.gets(event) or not self._may_hear(subscriber, event):
                     continue
                 if message is None:
-                    message = encode(event, self._max_message)
+                    message = self._message_of(event)
                 subscriber.outbox.put(message)
                 subscriber.is_quiet = False
                 if subscriber.outbox.is_filling:
@@ -173,6 +174,15 @@ class Subscriptions:
                 else:
                     subscriber.is_late = False
         return filling
+
+    def _message_of(self, event: Event) -> bytes:
+        """The event as a message; one that is too large, which other programs have written, is told as a gap."""
+        try:
+            return encode(event, self._max_message)
+        except PayloadError as error:
+            logger.error("an event of the stream %s is left out: %s", self._stream, error)
+            offset = event.offset or 0
+            return encode(gap_event(self._stream, offset - 1, offset + 1, "too large"), self._max_message)
 
     def _audiences(self, event: Event) -> Iterable[Topics[Subscriber]]:
         tenant = tenant_of(event)
@@ -223,15 +233,13 @@ class Subscriptions:
                 subscriber.send(gap_event(self._stream, offset, pruned + 1, "pruned"))
                 offset = pruned
             while offset < self.position:
+                position = self.position  # before reading: what comes while it is read may be behind that
                 offsets, found = await asyncio.to_thread(self._store.read_page, self._stream, offset, _PAGE)
-                if not offsets:
-                    offset = max(offset, self.position)
-                    break
                 for event in found:
                     if self._is_for(subscriber, event):
                         await subscriber.outbox.room()
-                        subscriber.outbox.put(encode(event, self._max_message))
-                offset = offsets[-1]
+                        subscriber.outbox.put(self._message_of(event))
+                offset = offsets[-1] if offsets else position
             for topic, floor in list(subscriber.topics.items()):
                 subscriber.add_topic(topic, max(floor, offset))
             subscriber.catching_up = None
