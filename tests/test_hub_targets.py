@@ -616,3 +616,11 @@ def test_no_thread_is_left(server):
             target.add_listener("tick", print)
     server.stop()
     assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("peewee")]
+
+
+def test_the_package_does_without_websockets_until_a_hub_is_wanted():
+    code = (
+        "import sys, peewee_honker; assert not [name for name in sys.modules if name.startswith('websockets')]; print('so')"
+    )
+    with outside.Script(code) as script:
+        assert script.line() == "so"

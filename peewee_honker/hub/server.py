@@ -229,7 +229,7 @@ class WebSocketServerTarget(EventTarget):
         if self._server is None:
             return
         self._keeping.cancel()
-        self._server.close(code=1001, reason="the hub stops")
+        self._server.close()
         await self._server.wait_closed()
         await self._writer.stop()
 
