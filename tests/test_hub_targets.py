@@ -407,6 +407,27 @@ def test_web_pages_connect_from_where_they_may(serve, origin, welcome):
         assert refused.value.response.status_code == 403
 
 
+def test_a_key_is_not_taken_elsewhere_by_a_redirect():
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere, socket.create_server(("127.0.0.1", 0)) as hub:
+        elsewhere.settimeout(0.5)
+        location = f"ws://127.0.0.1:{elsewhere.getsockname()[1]}/"
+
+        def redirect():
+            asked, _ = hub.accept()
+            with asked:
+                asked.recv(10_000)
+                asked.sendall(f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
+
+        thread = threading.Thread(target=redirect)
+        thread.start()
+        with WebSocketClientTarget(f"ws://127.0.0.1:{hub.getsockname()[1]}", key="phk_secret") as target:
+            with pytest.raises(HubRefusedError, match="302"):
+                target.wait_connected(outside.DEADLINE)
+            with pytest.raises(TimeoutError):
+                elsewhere.accept()
+        thread.join()
+
+
 def test_there_are_no_more_connections_than_allowed(serve):
     server = serve(most_connections=2)
     with Raw(server.url) as one, Raw(server.url) as other:

@@ -38,6 +38,13 @@ class Taker(Protocol):
         """Take an event; False when the hub is to stop until `Link.resume`."""
 
 
+class _Connect(connect):
+    """A connection that follows no redirects: they would take the key elsewhere."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
 class Link:
     """Keeps a connection, in an event loop of its own.
 
@@ -242,7 +249,7 @@ class Link:
 
     async def _connect(self) -> None:
         """Connect, and receive until the connection ends."""
-        async with connect(
+        async with _Connect(
             self._url,
             compression=None,
             max_size=_LARGEST,

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import http
 import logging
 import ssl as tls
@@ -15,14 +14,15 @@ from websockets.exceptions import ConnectionClosed
 
 from peewee_honker.errors import ForwardConflictError, HonkerError, PayloadError, TopicError
 from peewee_honker.events import Event, EventTarget, Retention
-from peewee_honker.events.event import MAX_BYTES, check_type
+from peewee_honker.events.event import MAX_BYTES
 from peewee_honker.events.metrics import Recorder
 from peewee_honker.events.store import store_of
 from peewee_honker.hub import message as protocol
-from peewee_honker.hub.access import PUBLISH, Authenticate, Authorize, Handshake, Peer, by_scopes
+from peewee_honker.hub.access import Authenticate, Authorize, Handshake, Peer, by_scopes
 from peewee_honker.hub.errors import HubRefusedError, MessageError
 from peewee_honker.hub.looping import LoopThread
 from peewee_honker.hub.outbox import Outbox
+from peewee_honker.hub.publishing import Publishing
 from peewee_honker.hub.quiet import websockets_logger
 from peewee_honker.hub.reader import Reader
 from peewee_honker.hub.subscriber import Subscriber
@@ -39,7 +39,6 @@ logger = logging.getLogger("peewee_honker.hub")
 _POSITION_EVERY = 5.0  # seconds
 _PRUNE_EVERY = 60.0  # seconds
 _CLOSE_TIMEOUT = 2.0  # seconds
-_LONGEST_NAME = 255  # characters
 
 Request = Callable[[Subscriber, Event], Awaitable[Any] | Any]
 """Answers a request of a connection with a payload; raises what the connection is told."""
@@ -116,14 +115,16 @@ class WebSocketServerTarget(EventTarget):
         self._most_connections = most_connections
         self._check_peers = check_peers
         self._retention = retention or Retention()
+        self._writer = Writer(self._store, stream)
+        self._publishing = Publishing(self, self._store, self._writer)
         self.subscribers: set[Subscriber] = set()
         """Who is connected. Of the event loop."""
         self.requests: dict[str, Request] = {
             protocol.SUBSCRIBE: lambda subscriber, event: self._subscriptions.subscribe(subscriber, event.payload),
             protocol.UNSUBSCRIBE: lambda subscriber, event: self._subscriptions.unsubscribe(subscriber, event.payload),
             protocol.NEWEST: lambda _subscriber, _event: {"offset": self._newest()},
-            protocol.FORWARDED: self._on_forwarded,
-            protocol.FORWARD: self._on_forward,
+            protocol.FORWARDED: self._publishing.forwarded,
+            protocol.FORWARD: self._publishing.forward,
         }
         """What answers requests, by type. Their exceptions are told: HubRefusedError with its code."""
         self.on_message: Callable[[Subscriber, Event], bool] | None = None
@@ -132,7 +133,6 @@ class WebSocketServerTarget(EventTarget):
         """Is told of a connection that has ended."""
         self._subscriptions = Subscriptions(self._store, stream, authorize, most_topics, self.max_message)
         self._ending: set[asyncio.Task[None]] = set()
-        self._writer = Writer(self._store, stream)
         self._loop: LoopThread | None = None
         self._reader: Reader | None = None
         self._server: Server | None = None
@@ -317,7 +317,7 @@ class WebSocketServerTarget(EventTarget):
             if event.type.startswith("__"):
                 await subscriber.requests.put(event)
             elif self.on_message is None or not self.on_message(subscriber, event):
-                await self._publish(subscriber, event)
+                await self._publishing.publish(subscriber, event)
 
     # Requests
 
@@ -350,61 +350,6 @@ class WebSocketServerTarget(EventTarget):
             logger.error("a request of %r failed", subscriber, exc_info=error)
             told = "the hub cannot do this now"
         subscriber.send(Event(protocol.ERROR, event.event_id, {"code": code, "message": told}))
-
-    async def _publish(self, subscriber: Subscriber, event: Event) -> None:
-        """Have an event written, and acknowledge it then."""
-        try:
-            text = self._text_of(subscriber, event)
-        except HonkerError as error:
-            self.refuse(subscriber, event, error)
-            return
-        await subscriber.writes.acquire()
-
-        def written(outcome: Exception | int) -> None:
-            subscriber.writes.release()
-            if isinstance(outcome, Exception):
-                self.refuse(subscriber, event, outcome)
-            else:
-                self.recorder.published(event.type)
-                self.acknowledge(subscriber, event, {"offset": outcome})
-
-        self._writer.put(event.id, text, written)
-
-    def _text_of(self, subscriber: Subscriber, event: Event) -> str:
-        """An event's JSON, with whose it is and who has published it. Raises what refuses it."""
-        check_type(event.type)
-        if not self.authorize(subscriber.peer, PUBLISH, event.topic):
-            raise HubRefusedError("ACCESS_DENIED", f"{event.topic} may not be published with this key")
-        headers = {name: text for name, text in (event.headers or {}).items() if not name.startswith("hub-")}
-        peer = subscriber.peer
-        for name, value in (("tenant", peer.tenant), ("spoke", subscriber.spoke), ("by", peer.identity.id)):
-            if value is not None:
-                headers[f"hub-{name}"] = value
-        text = dataclasses.replace(event, headers=headers).to_json(self.max_bytes)
-        if not _is_encodable(text):
-            raise PayloadError(f"the event {event.topic} has no form in UTF-8")
-        return text
-
-    async def _on_forwarded(self, subscriber: Subscriber, event: Event) -> Any:
-        relay = _relay_of(subscriber, event.payload)
-        last = await self._writer.run(self._store.forwarded, relay)
-        return {"last": None if last is None else list(last)}
-
-    async def _on_forward(self, subscriber: Subscriber, event: Event) -> Any:
-        relay = _relay_of(subscriber, event.payload)
-        after = protocol.read_place(event.payload.get("after"))
-        envelopes = event.payload.get("events")
-        if not isinstance(envelopes, list) or not envelopes:
-            raise MessageError("events are a list")
-        events = [protocol.read_envelope(each) for each in envelopes]
-        rows = [(each.id, self._text_of(subscriber, each)) for each in events]
-        if any(each.offset is None for each in events) or (after is not None and after[1] is None):
-            raise MessageError("the events of a relay have their offsets")
-        last = (events[-1].offset, events[-1].event_id)
-        await self._writer.forward(relay, rows, after, last)
-        for each in events:
-            self.recorder.published(each.type)
-        return {}
 
     # Now and then
 
@@ -452,22 +397,6 @@ class WebSocketServerTarget(EventTarget):
         task = asyncio.create_task(subscriber.socket.close(1008, reason))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
-
-
-def _relay_of(subscriber: Subscriber, payload: Any) -> str:
-    """The name under which a relay's place is kept: no tenant reaches another's."""
-    relay = payload.get("relay") if isinstance(payload, dict) else None
-    if not isinstance(relay, str) or not 0 < len(relay) <= _LONGEST_NAME:
-        raise MessageError(f"a relay has a name of at most {_LONGEST_NAME} characters")
-    return f"hub:{subscriber.peer.tenant or ''}:{relay}"
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _call_back(on_slow: Callable[[Peer, int], object], peer: Peer, behind: int) -> None:
