@@ -81,6 +81,7 @@ class Relay:
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._woken = threading.Event()
+        self._retrying = threading.Event()
         self._moved_to: Engine | None = None
         self._active = False
         self._next_lease = 0.0
@@ -122,8 +123,13 @@ class Relay:
             return
         self._stopping.set()
         self._woken.set()
+        self._retrying.set()
         self._store.dispatcher.remove_source(self)
         thread.join()
+
+    def retry(self) -> None:
+        """Try again now, if it waits for a target that was away."""
+        self._retrying.set()
 
     def catch_up(self, timeout: float) -> bool:
         """Wait until everything was forwarded that is in the stream now; False when that takes longer than so many
@@ -190,7 +196,9 @@ class Relay:
         self.error = error
         self._offset = None  # what was sent is not known
         self._close_connections()  # which may be broken
-        self._stopping.wait(pause * random.uniform(0.5, 1.0))
+        if self._retrying.wait(pause * random.uniform(0.5, 1.0)):
+            self._retrying.clear()
+            return 0.0
         return pause
 
     def _turn(self) -> bool:

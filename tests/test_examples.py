@@ -84,6 +84,19 @@ def test_caches_forget_what_anybody_changes():
     assert rollback == "after a rollback: {'7 (memory)'}"
 
 
+def test_branches_of_two_companies_at_one_hub():
+    assert demo("hub") == [
+        "acme finds harbour, station",
+        "harbour has sold 20",
+        "acme calls abroad: OPERATION_NOT_FOUND",
+        "acme hears 20 sales, of harbour",
+        "globex finds abroad",
+        "abroad has sold 3",
+        "globex calls harbour: OPERATION_NOT_FOUND",
+        "globex hears 3 sales, of abroad",
+    ]
+
+
 def test_the_map_tells_what_another_process_imports(tmp_path):
     example, database = EXAMPLES / "flask_live_map", str(tmp_path / "airports.db")
     with running(example / "app.py", "--port", "0", AIRPORTS_DB=database) as server:

@@ -169,7 +169,12 @@ def _compiled(topic: str) -> re.Pattern[str]:
 
 
 def _any(text: str, star: str) -> str:
-    return star.join(re.escape(part) for part in text.split("*"))
+    # Between two stars the first place where the text fits is as good as any: atomic, so that no topic, which may come from
+    # another machine, makes the search go back again and again.
+    first, *parts = map(re.escape, text.split("*"))
+    if not parts:
+        return first
+    return first + "".join(f"(?>{star}?{part})" for part in parts[:-1]) + star + parts[-1]
 
 
 def _may_match_type(topic: str, type_: str) -> bool:

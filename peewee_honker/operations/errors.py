@@ -11,6 +11,7 @@ __all__ = [
     "EXECUTION_ERROR",
     "OPERATION_NOT_FOUND",
     "TIMEOUT",
+    "UNAVAILABLE",
     "UNKNOWN_ERROR",
     "VALIDATION_ERROR",
     "OperationError",
@@ -23,6 +24,8 @@ TIMEOUT = "TIMEOUT"
 ABORTED = "ABORTED"
 EXECUTION_ERROR = "EXECUTION_ERROR"
 UNKNOWN_ERROR = "UNKNOWN_ERROR"
+UNAVAILABLE = "UNAVAILABLE"
+"""Who would execute it cannot be reached: a hub or a spoke is away. Whether it was executed is not known."""
 
 
 class OperationError(HonkerError):

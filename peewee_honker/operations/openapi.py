@@ -9,6 +9,7 @@ from peewee_honker.operations.errors import (
     EXECUTION_ERROR,
     OPERATION_NOT_FOUND,
     TIMEOUT,
+    UNAVAILABLE,
     UNKNOWN_ERROR,
     VALIDATION_ERROR,
 )
@@ -23,6 +24,7 @@ _STATUS = {
     VALIDATION_ERROR: 422,
     TIMEOUT: 504,
     ABORTED: 503,
+    UNAVAILABLE: 503,
     EXECUTION_ERROR: 500,
     UNKNOWN_ERROR: 500,
 }
