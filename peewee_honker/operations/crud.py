@@ -143,6 +143,7 @@ class ModelOperations:
                 error_schemas=errors,
                 access_control=access,
                 idempotent=None if what in ("create", "update") else True,
+                meta={"destructive": False} if what == "create" else {},  # it adds, and takes nothing away
             )
 
         query, mutation = OperationType.QUERY, OperationType.MUTATION
