@@ -11,7 +11,7 @@ from collections.abc import Callable
 from flask import Blueprint, Request, Response, request
 from werkzeug.exceptions import HTTPException
 
-from peewee_honker.contrib.http_operations import METHODS, Answer, HttpOperations, unidentified
+from peewee_honker.contrib.http_operations import METHODS, Answer, HttpOperations, admit, failed, unidentified
 from peewee_honker.contrib.subscriptions import Page, ThreadPage
 from peewee_honker.operations import Identity, OperationError, OperationRegistry, OperationSpec, OperationType
 
@@ -85,14 +85,14 @@ class OperationsBlueprint(Blueprint):
                 return _response(self._served.options(spec))
             self._served.asked(operation_id, request.method)
             identity = self._who()
-            self._served.admit(spec, identity)
+            admit(spec, identity)
             data = self._served.input(request.args.get("input", "{}") if request.method == "GET" else self._body())
             if spec.type is OperationType.SUBSCRIPTION:
                 return self._subscribed(spec, data, identity)
             envelope = self._served.registry.execute_sync(operation_id, data, identity=identity)
             return _response(self._served.told(spec, envelope))
         except OperationError as error:
-            return _response(self._served.failed(spec, error))
+            return _response(failed(spec, error))
 
     def _who(self) -> Identity | None:
         try:

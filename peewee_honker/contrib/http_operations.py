@@ -29,8 +29,13 @@ __all__ = [
     "Answer",
     "HttpError",
     "HttpOperations",
+    "Resources",
+    "admit",
     "api_key_identity",
     "encoded",
+    "error_text",
+    "failed",
+    "key_identity",
     "response_text",
     "unidentified",
 ]
@@ -102,11 +107,6 @@ class HttpOperations:
             raise HttpError(405, VALIDATION_ERROR, f"{operation_id} is asked for by {' or '.join(allowed)}", headers)
         return spec
 
-    def admit(self, spec: OperationSpec, identity: Identity | None) -> None:
-        """Refuse who may not, before anything of the input is read. The registry looks again."""
-        if not spec.access_control.admits(identity):
-            raise OperationError(ACCESS_DENIED, f"{spec.id} is not allowed")
-
     def expect(self, length: int | None, content_type: str | None) -> None:
         """Refuse a body by what its headers say. A page of another origin cannot send JSON unless it is let (CORS)."""
         if (content_type or "").partition(";")[0].strip().lower() != "application/json":
@@ -132,16 +132,6 @@ class HttpOperations:
     def told(self, spec: OperationSpec, envelope: Envelope) -> Answer:
         """The answer to a query or a mutation. Raises OperationError for a result that has no form in JSON."""
         return _json(200, response_text(spec, envelope))
-
-    def failed(self, spec: OperationSpec | None, error: OperationError) -> Answer:
-        """The answer to what went wrong."""
-        try:
-            if isinstance(error, HttpError):
-                return _json(error.status, encoded(error.to_json()), error.headers)
-            return _json(http_status(spec, error.code), encoded(error.to_json()))
-        except (TypeError, ValueError, RecursionError):
-            logger.exception("the details of an error could not be sent")
-            return self.failed(spec, OperationError(error.code, error.message))
 
     def options(self, spec: OperationSpec) -> Answer:
         """The answer to OPTIONS."""
@@ -174,6 +164,27 @@ class HttpOperations:
         return dict(HEADERS)
 
 
+def admit(spec: OperationSpec, identity: Identity | None) -> None:
+    """Refuse who may not, before anything of the input is looked at. The registry looks again."""
+    if not spec.access_control.admits(identity):
+        raise OperationError(ACCESS_DENIED, f"{spec.id} is not allowed")
+
+
+def failed(spec: OperationSpec | None, error: OperationError) -> Answer:
+    """The answer to what went wrong."""
+    status, headers = (error.status, error.headers) if isinstance(error, HttpError) else (http_status(spec, error.code), {})
+    return _json(status, error_text(error), headers)
+
+
+def error_text(error: OperationError) -> str:
+    """The JSON of an error; without its details where they have no form in JSON."""
+    try:
+        return encoded(error.to_json())
+    except (TypeError, ValueError, RecursionError):
+        logger.exception("the details of an error could not be sent")
+        return encoded({"code": error.code, "message": error.message})
+
+
 def unidentified(error: Exception) -> OperationError:
     """What is told when `identify` has raised."""
     if isinstance(error, OperationError):
@@ -182,20 +193,28 @@ def unidentified(error: Exception) -> OperationError:
     return OperationError(EXECUTION_ERROR, "who asks could not be found out")
 
 
-def api_key_identity(
-    keys: ApiKeys,
-    *,
-    required: bool = False,
-    resources: Callable[[ApiKey], Mapping[str, tuple[str, ...]]] | None = None,
-) -> Callable[[Any], Identity | None]:
-    """An `identify` that reads `Authorization: Bearer <API key>`, for every adapter.
+Resources = Callable[[ApiKey], Mapping[str, tuple[str, ...]]]
+"""Gives the resources of a key's identity, which a key does not have itself."""
 
-    The identity is the key's account, by its id, with the key's scopes.
+
+def key_identity(keys: ApiKeys, text: str, *, resources: Resources | None = None) -> Identity | None:
+    """The identity of an API key: its account, by its id, with the key's scopes. None for a key that may not be used now."""
+    row: Any = keys.verify(text)
+    if row is None:
+        return None
+    scopes = tuple(scope for scope in row.scopes if isinstance(scope, str))
+    return Identity(str(row.owner_id), scopes, {} if resources is None else resources(row))
+
+
+def api_key_identity(
+    keys: ApiKeys, *, required: bool = False, resources: Resources | None = None
+) -> Callable[[Any], Identity | None]:
+    """An `identify` that reads `Authorization: Bearer <API key>`, for every adapter; see `key_identity`.
 
     Arguments:
         keys: the API keys of the system database.
         required: refuse requests without a key; else they are nobody's, who may what has no access control.
-        resources: gives an identity's resources, which a key does not have itself.
+        resources: gives an identity's resources.
 
     A key that may not be used is answered by 401 and always the same text, whatever is wrong with it.
     """
@@ -205,12 +224,11 @@ def api_key_identity(
         if header is None and not required:
             return None
         scheme, _, text = (header or "").strip().partition(" ")
-        row: Any = keys.verify(text.strip()) if scheme.lower() == "bearer" else None
-        if row is None:
+        found = key_identity(keys, text.strip(), resources=resources) if scheme.lower() == "bearer" else None
+        if found is None:
             told = _NO_KEY if header is None else _INVALID_KEY
             raise HttpError(401, ACCESS_DENIED, told, {"WWW-Authenticate": "Bearer"})
-        scopes = tuple(scope for scope in row.scopes if isinstance(scope, str))
-        return Identity(str(row.owner_id), scopes, {} if resources is None else resources(row))
+        return found
 
     return identify
 

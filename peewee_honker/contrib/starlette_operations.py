@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from peewee_honker.contrib.http_operations import METHODS, Answer, HttpOperations, unidentified
+from peewee_honker.contrib.http_operations import METHODS, Answer, HttpOperations, admit, failed, unidentified
 from peewee_honker.contrib.subscriptions import Page
 from peewee_honker.operations import Envelope, Identity, OperationError, OperationRegistry, OperationType
 
@@ -93,7 +93,7 @@ async def _call(served: HttpOperations, identify: Identify, request: Request) ->
             return _response(served.options(spec))
         served.asked(operation_id, request.method)
         identity = await identified(identify, request)
-        served.admit(spec, identity)
+        admit(spec, identity)
         is_get = request.method == "GET"
         data = served.input(request.query_params.get("input", "{}") if is_get else await _body(served, request))
         if spec.type is OperationType.SUBSCRIPTION:
@@ -102,7 +102,7 @@ async def _call(served: HttpOperations, identify: Identify, request: Request) ->
             return _Subscribed(Page(spec, responses, served.keep_alive, served.left), served.headers)
         return _response(served.told(spec, await executed(served.registry, operation_id, data, identity)))
     except OperationError as error:
-        return _response(served.failed(spec, error))
+        return _response(failed(spec, error))
     except ClientDisconnect:  # in the middle of its body; nobody reads the answer
         return Response(None, 400)
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from peewee_honker.contrib.http_operations import encoded, response_text
+from peewee_honker.contrib.http_operations import error_text, response_text
 from peewee_honker.operations import Envelope, OperationError, OperationSpec
 from peewee_honker.operations.errors import ABORTED, EXECUTION_ERROR
 
@@ -179,9 +179,4 @@ def _frame(name: str, text: str) -> bytes:
 
 
 def _failed(error: OperationError) -> bytes:
-    try:
-        text = encoded(error.to_json())
-    except (TypeError, ValueError, RecursionError):
-        logger.exception("the details of an error could not be sent")
-        text = encoded({"code": error.code, "message": error.message})
-    return _frame("failed", text)
+    return _frame("failed", error_text(error))

@@ -91,7 +91,7 @@ def _register_queries(registry: OperationRegistry) -> None:
     add("fail", fail)
     add("refuse", refuse, error_schemas=(ErrorSpec("TOO_LATE", "Too late.", http_status=410),))
     add("unsent", lambda *_: {"it": float("nan")})
-    add("wrong", lambda *_: {"it": 1}, out={"type": "object", "properties": {"it": {"type": "string"}}})
+    add("wrong", lambda *_: {"it": 1}, out={"type": "object", "required": ["more"]})
     add("meet", meet)
     add("meet_async", meet_async)
     add("where", where)
