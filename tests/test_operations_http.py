@@ -89,6 +89,10 @@ def test_a_value_that_is_taken_is_an_error_of_the_input(door):
     assert (answer.status, answer.body["details"][0]["path"]) == (422, "/number")
 
 
+def test_a_whole_number_may_be_written_as_a_float(door):
+    assert door.call("orders.list", {"limit": 5.0}).status == 200
+
+
 def test_details_are_told(door):
     assert door.call("math.refuse", {"details": {"until": 5}}).body["details"] == {"until": 5}
 

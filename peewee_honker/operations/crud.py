@@ -210,7 +210,7 @@ class ModelOperations:
             return {"id": data["id"]}
 
     def _list(self, data: Any, _context: Context) -> Any:
-        limit = data.get("limit") or self._page
+        limit = int(data.get("limit") or self._page)  # 5.0 is an integer, by JSON Schema
         order = [(name.removeprefix("-"), name.startswith("-")) for name in data.get("order", [])]
         if self._key.name not in [name for name, _ in order]:
             order.append((self._key.name, False))

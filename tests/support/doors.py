@@ -43,11 +43,12 @@ listening = socket.create_server(("127.0.0.1", port), backlog=200)
 """
 _SERVERS = {
     "flask": """
-import threading
+import logging, threading
 from flask import Flask, abort
 from werkzeug.serving import make_server
 from peewee_honker.contrib.flask_operations import operations_blueprint
 
+logging.getLogger("werkzeug").setLevel("ERROR")  # nobody reads a line a request
 app = Flask(__name__)
 blueprint = operations_blueprint(registry, identify=identify, **options)
 app.register_blueprint(blueprint, url_prefix="/api")
