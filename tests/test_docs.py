@@ -25,6 +25,7 @@ def test_the_blocks_of_a_page_run_one_after_another(page, tmp_path):
         [sys.executable, "-W", "error", "-c", code],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        stdin=subprocess.DEVNULL,  # what serves over standard input ends at once
         capture_output=True,
         text=True,
         timeout=outside.DEADLINE,

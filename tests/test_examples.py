@@ -137,3 +137,15 @@ def test_the_api_checks_stores_and_tells(tmp_path):
         assert ask(port, "GET", "/orders/999")[0] == 404
         document = ask(port, "GET", "/openapi.json")[1]
         assert document["components"]["schemas"]["OrderIn"]["required"] == ["customer", "number", "total"]
+
+
+def test_an_agent_sees_what_it_may_and_is_told_what_to_do_better():
+    tools, changing, cheap, sold, many, number, denied, orders = demo("agent_tools")
+    assert tools == "tools: items-find, items-list, orders-find, orders-list, shop-sell"
+    assert changing == "these change something: shop-sell"
+    assert cheap == "under 10 euros: tea (3)"
+    assert sold == "sold: {'order': 1, 'cents': 900}"
+    assert many == "too many: SOLD_OUT: there are 1 of tea"
+    assert number == "no number: VALIDATION_ERROR: the input of shop.sell is not right"
+    assert denied == "not for agents: ACCESS_DENIED: items.delete is not allowed"
+    assert orders == "orders: [{'id': 1, 'customer': 'Ada', 'item': 1, 'pieces': 2}]"

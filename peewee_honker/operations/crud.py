@@ -143,6 +143,7 @@ class ModelOperations:
                 error_schemas=errors,
                 access_control=access,
                 idempotent=None if what in ("create", "update") else True,
+                meta={"destructive": False} if what == "create" else {},  # it adds, and takes nothing away
             )
 
         query, mutation = OperationType.QUERY, OperationType.MUTATION
@@ -209,7 +210,7 @@ class ModelOperations:
             return {"id": data["id"]}
 
     def _list(self, data: Any, _context: Context) -> Any:
-        limit = data.get("limit") or self._page
+        limit = int(data.get("limit") or self._page)  # 5.0 is an integer, by JSON Schema
         order = [(name.removeprefix("-"), name.startswith("-")) for name in data.get("order", [])]
         if self._key.name not in [name for name, _ in order]:
             order.append((self._key.name, False))

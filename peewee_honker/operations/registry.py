@@ -5,7 +5,7 @@ import inspect
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +111,11 @@ class OperationRegistry:
         """Whether it can be executed here."""
         return operation_id in self._handlers
 
+    def runs_async(self, operation_id: str) -> bool:
+        """Whether its handler is a coroutine function, which runs on the caller's event loop; another one would block it."""
+        handler = self._handlers.get(operation_id)
+        return handler is not None and inspect.iscoroutinefunction(inspect.unwrap(handler))
+
     # Execution
 
     async def execute(
@@ -154,7 +159,7 @@ class OperationRegistry:
         """As `execute`, where no event loop runs."""
         return asyncio.run(self.execute(operation_id, data, identity=identity, context=context, trusted=trusted))
 
-    async def subscribe(
+    def subscribe(
         self,
         operation_id: str,
         data: Any,
@@ -162,22 +167,16 @@ class OperationRegistry:
         identity: Identity | None = None,
         context: Context | None = None,
         trusted: bool = False,
-    ) -> AsyncIterator[Envelope]:
-        """Execute a subscription: an async iterator of its responses. Close it (`aclose`) to end it early.
+    ) -> AsyncGenerator[Envelope, None]:
+        """Execute a subscription: an async generator of its responses. Close it (`aclose`) to end it early.
 
-        Raises OperationError.
+        Raises OperationError: here for what is looked at before the handler runs, and where the responses are read for
+        what the handler raises.
         """
         spec, handler, made = self._prepared(operation_id, data, identity, context, trusted)
         if spec.type is not OperationType.SUBSCRIPTION:
             raise OperationError(VALIDATION_ERROR, f"{operation_id} is no subscription: execute it")
-        responses = handler(data, made)
-        try:
-            async for result in responses:
-                yield _wrapped(spec, result)
-        except Exception as error:
-            raise _told(spec, error) from None
-        finally:
-            await responses.aclose()
+        return _responses(spec, handler(data, made))
 
     def _prepared(
         self, operation_id: str, data: Any, identity: Identity | None, context: Context | None, trusted: bool
@@ -212,6 +211,16 @@ class OperationRegistry:
             spec = self._specs[operation_id]
             made.setdefault(spec.namespace, {})[spec.name] = caller(spec)
         return SimpleNamespace(**{name: SimpleNamespace(**calls) for name, calls in made.items()})
+
+
+async def _responses(spec: OperationSpec, results: AsyncGenerator[Any, None]) -> AsyncGenerator[Envelope, None]:
+    try:
+        async for result in results:
+            yield _wrapped(spec, result)
+    except Exception as error:
+        raise _told(spec, error) from None
+    finally:
+        await results.aclose()
 
 
 def _wrapped(spec: OperationSpec, result: Any) -> Envelope:
