@@ -16,7 +16,7 @@ from tests.support.outside import Script, until
 # ruff: noqa: ARG005  (handlers have two arguments)
 
 NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-MODES = ["local", "honker", "durable"]
+MODES = ["local", "honker", "durable", "stream"]
 
 
 def spec(name, type_=OperationType.QUERY, **more):
@@ -29,10 +29,15 @@ class Side:
     def __init__(self, mode, db):
         self.registry, self.mode, self.db = OperationRegistry(), mode, db
         self.target = LocalEventTarget() if mode == "local" else HonkerEventTarget(db)
+        handlers = self.target
+        if mode == "stream":  # all events are kept; the client and the handler are consumers of their own
+            self.target, handlers = (
+                HonkerEventTarget(db, "durable", stream="calls", consumer=name) for name in ("client", "handler")
+            )
         durable = mode == "durable"
         self.client = CallClient(self.target, database=db if durable else None, lease=3)
         database = None if mode == "local" else db
-        self.handler = CallHandler(self.registry, self.target, database=database, durable=durable, lease=3, workers=8)
+        self.handler = CallHandler(self.registry, handlers, database=database, durable=durable, lease=3, workers=8)
 
     def add(self, spec, handler):
         self.registry.register(spec, handler)
@@ -212,6 +217,17 @@ def test_bad_messages_do_no_harm(db, type_, payload):
     with side.handler:
         side.target.dispatch(Event(type_, "fuzz", payload))
         assert side.client.call("math.double", {"n": 4}) == 8
+    side.client.close()
+
+
+def test_what_was_asked_through_a_stream_waits_for_the_handler_that_comes_back(db):
+    side = Side("stream", db)
+    side.add(spec("double"), lambda data, context: data["n"] * 2)
+    with side.handler:
+        assert side.client.call("math.double", {"n": 1}) == 2
+    pending = [side.client.start("math.double", {"n": n}) for n in range(20)]
+    with side.handler:
+        assert [call.result() for call in pending] == [n * 2 for n in range(20)]
     side.client.close()
 
 

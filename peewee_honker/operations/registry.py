@@ -5,9 +5,8 @@ import inspect
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import marshmallow
@@ -131,16 +130,8 @@ class OperationRegistry:
 
         Raises OperationError.
         """
-        spec, handler, made = self._prepared(operation_id, data, identity, context, trusted)
-        if spec.type is OperationType.SUBSCRIPTION:
-            raise OperationError(VALIDATION_ERROR, f"{operation_id} is a subscription: subscribe to it")
-        try:
-            result = handler(data, made)
-            if inspect.isawaitable(result):
-                result = await result
-        except Exception as error:
-            raise _told(spec, error) from None
-        return _wrapped(spec, result)
+        found = self.begin(operation_id, data, identity=identity, context=context, trusted=trusted)
+        return found if isinstance(found, Envelope) else await found
 
     def execute_sync(
         self,
@@ -151,8 +142,28 @@ class OperationRegistry:
         context: Context | None = None,
         trusted: bool = False,
     ) -> Envelope:
-        """As `execute`, where no event loop runs."""
-        return asyncio.run(self.execute(operation_id, data, identity=identity, context=context, trusted=trusted))
+        """As `execute`, where no event loop runs. A function is called without a loop, which takes less time."""
+        found = self.begin(operation_id, data, identity=identity, context=context, trusted=trusted)
+        return found if isinstance(found, Envelope) else asyncio.run(found)
+
+    def begin(
+        self,
+        operation_id: str,
+        data: Any,
+        *,
+        identity: Identity | None = None,
+        context: Context | None = None,
+        trusted: bool = False,
+    ) -> Envelope | Coroutine[Any, Any, Envelope]:
+        """As `execute`: the result where the handler is a function, a coroutine to be awaited for it where it is not."""
+        spec, handler, made = self._prepared(operation_id, data, identity, context, trusted)
+        if spec.type is OperationType.SUBSCRIPTION:
+            raise OperationError(VALIDATION_ERROR, f"{operation_id} is a subscription: subscribe to it")
+        try:
+            result = handler(data, made)
+        except Exception as error:
+            raise _told(spec, error) from None
+        return _awaited(spec, result) if inspect.isawaitable(result) else _wrapped(spec, result)
 
     async def subscribe(
         self,
@@ -197,21 +208,50 @@ class OperationRegistry:
 
     def build_env(self, context: Context) -> Any:
         """`env.namespace.name(input)` for each operation that has a handler here; of a subscription, an async iterator."""
+        return _Env(self, context)
 
-        def caller(spec: OperationSpec) -> Callable[[Any], Any]:
-            if spec.type is OperationType.SUBSCRIPTION:
-                return lambda data: self.subscribe(spec.id, data, context=context, trusted=True)
 
-            async def call(data: Any) -> Any:
-                return (await self.execute(spec.id, data, context=context, trusted=True)).data
+class _Env:
+    """Other operations, for a call; nothing is made before it is asked for."""
 
-            return call
+    __slots__ = ("_context", "_registry")
 
-        made: dict[str, dict[str, Any]] = {}
-        for operation_id in self._handlers:
-            spec = self._specs[operation_id]
-            made.setdefault(spec.namespace, {})[spec.name] = caller(spec)
-        return SimpleNamespace(**{name: SimpleNamespace(**calls) for name, calls in made.items()})
+    def __init__(self, registry: OperationRegistry, context: Context) -> None:
+        self._registry, self._context = registry, context
+
+    def __getattr__(self, namespace: str) -> "_Namespace":
+        if not any(spec.namespace == namespace for spec in self._registry.specs):
+            raise AttributeError(f"there are no operations {namespace}.* here")
+        return _Namespace(self._registry, self._context, namespace)
+
+
+class _Namespace:
+    """The operations of a namespace."""
+
+    __slots__ = ("_context", "_namespace", "_registry")
+
+    def __init__(self, registry: OperationRegistry, context: Context, namespace: str) -> None:
+        self._registry, self._context, self._namespace = registry, context, namespace
+
+    def __getattr__(self, name: str) -> Callable[[Any], Any]:
+        registry, context, operation_id = self._registry, self._context, f"{self._namespace}.{name}"
+        if not registry.has_handler(operation_id):
+            raise AttributeError(f"{operation_id} has no handler here")
+        if registry.spec(operation_id).type is OperationType.SUBSCRIPTION:
+            return lambda data: registry.subscribe(operation_id, data, context=context, trusted=True)
+
+        async def call(data: Any) -> Any:
+            return (await registry.execute(operation_id, data, context=context, trusted=True)).data
+
+        return call
+
+
+async def _awaited(spec: OperationSpec, result: Awaitable[Any]) -> Envelope:
+    try:
+        made = await result
+    except Exception as error:
+        raise _told(spec, error) from None
+    return _wrapped(spec, made)
 
 
 def _wrapped(spec: OperationSpec, result: Any) -> Envelope:
