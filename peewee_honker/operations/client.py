@@ -1,7 +1,6 @@
 """Who calls operations that are executed elsewhere."""
 
 import time
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,7 @@ from peewee_honker.events import Event, EventTarget
 from peewee_honker.operations.errors import OperationError
 from peewee_honker.operations.pending import PendingCall, PendingRequestMap, PendingSubscription
 from peewee_honker.operations.protocol import ABORTED, COMPLETED, ERROR, LEASE, REQUESTED, RESPONDED, output_of, queue_of
-from peewee_honker.operations.registry import Context
+from peewee_honker.operations.registry import Context, new_request_id
 from peewee_honker.operations.spec import Identity
 
 __all__ = ["CallClient"]
@@ -71,7 +70,7 @@ class CallClient:
             parent: the context of the handler that calls: when its call is aborted, this one is too.
             metadata: JSON values that the handler sees.
         """
-        pending = PendingCall(self._pending, uuid.uuid4().hex, operation_id, timeout)
+        pending = PendingCall(self._pending, new_request_id(), operation_id, timeout)
         self._pending.add(pending)
         self._request(pending.request_id, operation_id, data, identity, parent, metadata, _until(timeout))
         return pending
@@ -88,7 +87,7 @@ class CallClient:
     ) -> PendingSubscription:
         """Subscribe: an iterator of the responses' data, sync or async. `idle_timeout`: seconds without one, after which it
         raises TIMEOUT."""
-        pending = PendingSubscription(self._pending, uuid.uuid4().hex, operation_id, idle_timeout)
+        pending = PendingSubscription(self._pending, new_request_id(), operation_id, idle_timeout)
         self._pending.add(pending)
         self._request(pending.request_id, operation_id, data, identity, parent, metadata, _idle_for(idle_timeout))
         return pending

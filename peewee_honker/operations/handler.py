@@ -56,6 +56,8 @@ class CallHandler:
         queue: the queue's name.
         workers: how many calls are executed at a time; a subscription holds a worker as long as it lasts.
         lease: seconds after which a call whose handler does not say that it lives is another's.
+        tells_start: whether `call.started` is published. By default it is, but not on an ephemeral HonkerEventTarget, where
+            few would hear it and a short call would take longer by a fifth.
 
     An abort cancels coroutines and closes generators, here and of the calls that the call has made. A function that does not
     await runs to its end, and its answer is thrown away.
@@ -71,6 +73,7 @@ class CallHandler:
         queue: str = "calls",
         workers: int = 16,
         lease: int = LEASE,
+        tells_start: bool | None = None,
     ) -> None:
         if durable and database is None:
             raise ValueError("durable calls are jobs in a database's queue: database=")
@@ -79,6 +82,7 @@ class CallHandler:
         self._database = database
         self._queue = queue_of(database, queue, lease) if durable else None
         self._lease = lease
+        self._tells_start = getattr(target, "mode", None) != "ephemeral" if tells_start is None else tells_start
         self._name = uuid.uuid4().hex
         self._workers = workers
         self._running: dict[str, _Running] = {}
@@ -256,14 +260,18 @@ class CallHandler:
 
     def _begin(self, request_id: str, request: Mapping[str, Any], is_job: bool, is_late: bool) -> bool:
         """Say that a call is executed from now on; False when another does so. The claim commits with the word."""
+        tells = self._tells_start and not is_late
         if self._database is None:
-            if not is_late:
+            if tells:
                 self._publish(STARTED, request_id, {})
             return True
-        with self._database.atomic():
+        if tells:
+            with self._database.atomic():
+                claimed = self._claimed(request_id)
+                if claimed:
+                    self._publish(STARTED, request_id, {})
+        else:
             claimed = self._claimed(request_id)
-            if claimed and not is_late:
-                self._publish(STARTED, request_id, {})
         if claimed or not is_job:
             return claimed
         spec = self.registry.spec(str(request.get("operationId")))

@@ -3,8 +3,8 @@
 import asyncio
 import inspect
 import logging
+import os
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +23,17 @@ from peewee_honker.operations.spec import Identity, OperationSpec, OperationType
 from peewee_honker.storage.evolution import cast_attributes
 from peewee_honker.storage.validation import problems_of
 
-__all__ = ["Context", "Envelope", "Handler", "OperationRegistry"]
+__all__ = ["Context", "Envelope", "Handler", "OperationRegistry", "new_request_id"]
 
 logger = logging.getLogger("peewee_honker.operations")
 
 Handler = Callable[[Any, "Context"], Any]
 """Gets the input and the context. May be a coroutine function; of a subscription, an async generator function."""
+
+
+def new_request_id() -> str:
+    """128 random bits, as text. (A UUID takes four times as long to make.)"""
+    return os.urandom(16).hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class Context:
       without a look at access, since this operation's was granted.
     """
 
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request_id: str = field(default_factory=new_request_id)
     identity: Identity | None = None
     parent_request_id: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)

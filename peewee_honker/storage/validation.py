@@ -8,6 +8,7 @@ from typing import Any
 
 from peewee_honker.storage.errors import Problem, StorageError
 from peewee_honker.storage.modules import EdgeSpec, GraphModule, NodeSpec
+from peewee_honker.storage.quick import Check, quick_check
 
 __all__ = ["Rules", "check_schema", "narrows", "problems_of", "validate_edge", "validate_node", "without_secrets"]
 
@@ -73,8 +74,11 @@ def validate_edge(
 
 def problems_of(schema: Mapping[str, Any], value: Any) -> list[Problem]:
     """What is wrong with a value by a JSON Schema. Raises StorageError when jsonschema is not installed."""
+    validator, is_right = _checks(_text(schema))
+    if is_right is not None and is_right(value):
+        return []
     found: dict[tuple[str, str], Problem] = {}
-    for error in _validator(_text(schema)).iter_errors(value):
+    for error in validator.iter_errors(value):
         for path, message in _told(error):
             found.setdefault((path, message), {"path": path, "message": message})
     return list(found.values())
@@ -143,8 +147,10 @@ def _text(schema: Mapping[str, Any]) -> str:
 
 
 @lru_cache(maxsize=500)
-def _validator(text: str) -> Any:
-    return _jsonschema().Draft202012Validator(json.loads(text))
+def _checks(text: str) -> tuple[Any, Check | None]:
+    """jsonschema's validator, and what is asked before it."""
+    schema = json.loads(text)
+    return _jsonschema().Draft202012Validator(schema), quick_check(schema)
 
 
 _MESSAGES = {
