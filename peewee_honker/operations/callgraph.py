@@ -74,6 +74,7 @@ class CallGraphProjection:
             is kept.
         keep: seconds after its request for which a call is kept, whatever has become of it; None for ever. Each new call
             removes some of those that are older, by the events' times. Give it longer than subscriptions last.
+        create: False for who only reads: LookupError is raised when there is no such graph.
 
     Guarantee: connected to a durable target of the same database, what an event changes commits with the consumer's place,
     so that each takes effect once. The graph depends on the events and their order alone: replayed from the stream's
@@ -81,7 +82,13 @@ class CallGraphProjection:
     """
 
     def __init__(
-        self, database: Any = None, *, graph: str = "calls", leave_out: Iterable[str] = (), keep: float | None = None
+        self,
+        database: Any = None,
+        *,
+        graph: str = "calls",
+        leave_out: Iterable[str] = (),
+        keep: float | None = None,
+        create: bool = True,
     ) -> None:
         self._left_out = frozenset(leave_out)
         if unknown := self._left_out - _CONTENTS:
@@ -90,7 +97,7 @@ class CallGraphProjection:
             raise ValueError(f"calls are kept for a time, not for {keep} s")
         self._database = database
         self._keep = keep
-        self._store: CallStore = MemoryCalls() if database is None else StoredCalls(database, graph)
+        self._store: CallStore = MemoryCalls() if database is None else StoredCalls(database, graph, create=create)
         self._steps: dict[str, Callable[[Event, Mapping[str, Any]], None]] = {
             REQUESTED: self._requested,
             STARTED: self._started,
