@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from peewee_honker.events import new_event_id
 from peewee_honker.storage import CycleError, GraphRepository
+from peewee_honker.storage.columns import json_text
 from peewee_honker.storage.install import install_module
 from peewee_honker.storage.modules import CallGraph
 from peewee_honker.storage.native import create_graph_tables
+from peewee_honker.storage.traversal import closes_cycle
 
 __all__ = ["Call", "CallStatus", "CallStore", "Filter", "MemoryCalls", "StoredCalls"]
 
@@ -202,6 +205,12 @@ _FORGET = (
     "DELETE FROM nodes WHERE graph_id = ? AND key IN (SELECT n.key FROM nodes n WHERE n.graph_id = ? "
     f"AND {_AT} < ? ORDER BY {_AT}, n.key LIMIT ?)"
 )
+_ADD = "INSERT INTO nodes (id, graph_id, key, attributes, metadata) VALUES (?, ?, ?, ?, ?)"
+_CHANGE = "UPDATE nodes SET attributes = ?, updated_at = unixepoch() WHERE graph_id = ? AND key = ?"
+_LINK = (
+    "INSERT INTO edges (id, graph_id, source_node_key, target_node_key, metadata) "
+    'SELECT ?, n.graph_id, n.key, ?, \'{"type":"triggered"}\' FROM nodes n WHERE n.graph_id = ? AND n.key = ?'
+)
 _BELOW = (
     "WITH RECURSIVE reach(key) AS (SELECT target_node_key FROM edges WHERE graph_id = ? AND source_node_key = ? "
     "AND json_extract(metadata, '$.type') = 'triggered' "
@@ -229,41 +238,44 @@ class StoredCalls:
                 install_module(database, CallGraph)
                 database.execute_sql(_INDEX)
                 found = database.execute_sql(_GRAPH, (graph,)).fetchone()
-                self._graph = GraphRepository(database, found[0]) if found else self._made(graph)
+                self._graph_id = found[0] if found else GraphRepository.create(database, graph, CallGraph.name).graph_id
             return
-        if not database.table_exists("call_nodes") or not (found := database.execute_sql(_GRAPH, (graph,)).fetchone()):
+        found = database.table_exists("call_nodes") and database.execute_sql(_GRAPH, (graph,)).fetchone()
+        if not found:
             raise LookupError(f"there is no call graph {graph!r} in {database.database}")
-        self._graph = GraphRepository(database, found[0])
-
-    def _made(self, graph: str) -> GraphRepository:
-        return GraphRepository.create(self.database, graph, CallGraph.name)
+        self._graph_id = found[0]
 
     def atomic(self) -> AbstractContextManager[Any]:
+        if self.database.in_transaction():
+            return nullcontext()  # no savepoint: what is refused is refused before it is written
         made: AbstractContextManager[Any] = self.database.atomic()
         return made
 
     def get(self, request_id: str) -> Call | None:
-        row = self.database.execute_sql(_ONE, (self._graph.graph_id, request_id)).fetchone()
+        row = self.database.execute_sql(_ONE, (self._graph_id, request_id)).fetchone()
         return _call_of(*row) if row else None
 
     def add(self, call: Call) -> None:
-        metadata: dict[str, Any] = {"requested_at": call.requested_at}
+        # What a GraphRepository would ask is known here: the attributes are right, and only children that were there before
+        # can close a cycle. It would take ten times as long.
+        run, graph_id, parent = self.database.execute_sql, self._graph_id, call.parent_request_id
+        waiting = [child for (child,) in run(_WAITING, (call.request_id, graph_id)).fetchall()]
+        if parent is not None and any(closes_cycle(self.database, graph_id, parent, child) for child in waiting):
+            raise CycleError(f"the call {call.request_id} would be its own parent", [call.request_id, parent])
+        metadata = {"type": "call", "requested_at": call.requested_at}
         if call.is_subscription:
             metadata["subscription"] = True
-        with self.database.atomic():
-            self._graph.add_node(call.request_id, "call", _attributes(call), metadata)
-            parent = call.parent_request_id
-            if parent is not None and self.get(parent) is not None:
-                self._graph.add_edge(parent, call.request_id, "triggered")
-            waiting = self.database.execute_sql(_WAITING, (call.request_id, self._graph.graph_id)).fetchall()
-            for (child,) in waiting:
-                self._graph.add_edge(call.request_id, child, "triggered")
+        run(_ADD, (new_event_id(), graph_id, call.request_id, json_text(_attributes(call)), json_text(metadata)))
+        if parent is not None:
+            run(_LINK, (new_event_id(), call.request_id, graph_id, parent))
+        for child in waiting:
+            run(_LINK, (new_event_id(), child, graph_id, call.request_id))
 
     def replace(self, call: Call) -> None:
-        self._graph.update_node(call.request_id, _attributes(call))
+        self.database.execute_sql(_CHANGE, (json_text(_attributes(call)), self._graph_id, call.request_id))
 
     def below(self, request_id: str) -> list[Call]:
-        graph_id = self._graph.graph_id
+        graph_id = self._graph_id
         return self._calls(_BELOW, (graph_id, request_id, graph_id, graph_id))
 
     def newest(self, wanted: Filter, most: int) -> list[Call]:
@@ -274,12 +286,12 @@ class StoredCalls:
         return self._listed(wanted, f"json_extract(n.attributes, '$.completed_at') - {began} DESC, n.key", most)
 
     def forget(self, before: float, most: int) -> int:
-        graph_id = self._graph.graph_id
+        graph_id = self._graph_id
         cursor = self.database.execute_sql(_FORGET, (graph_id, graph_id, before, most))
         return int(self.database.rows_affected(cursor))
 
     def clear(self) -> None:
-        self.database.execute_sql("DELETE FROM nodes WHERE graph_id = ?", (self._graph.graph_id,))
+        self.database.execute_sql("DELETE FROM nodes WHERE graph_id = ?", (self._graph_id,))
 
     def _listed(self, wanted: Filter, order: str, most: int) -> list[Call]:
         conditions: list[tuple[str, Iterable[Any]]] = []
@@ -295,7 +307,7 @@ class StoredCalls:
             conditions.append(("json_extract(n.attributes, '$.completed_at') IS NOT NULL", ()))
         where = "".join(f" AND {condition}" for condition, _ in conditions)
         values = [value for _, some in conditions for value in some]
-        return self._calls(f"{_MANY}{where} ORDER BY {order} LIMIT ?", (self._graph.graph_id, *values, most))
+        return self._calls(f"{_MANY}{where} ORDER BY {order} LIMIT ?", (self._graph_id, *values, most))
 
     def _calls(self, sql: str, values: Iterable[Any]) -> list[Call]:
         return [_call_of(*row) for row in self.database.execute_sql(sql, tuple(values)).fetchall()]
