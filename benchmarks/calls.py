@@ -60,7 +60,7 @@ async def double_later(data, context):
     return {"n": data["n"] * 2}
 for name, handler in (("double", double), ("later", double_later)):
     registry.register(OperationSpec("math", name, OperationType.QUERY, NUMBER, NUMBER), handler)
-with CallHandler(registry, target, database=db, workers=WORKERS):
+with CallHandler(registry, target, database=DATABASE, workers=WORKERS):
     ready(); finish()
 target.close()
 db.close_engine()
@@ -122,49 +122,57 @@ def execute(figures: Figures, rounds: int) -> None:
         figures.add(f"added by {name}", statistics.median(times), "us", limit=30)
 
 
+def handler(path: str, database: str, workers: int) -> Receiver:
+    return Receiver(HANDLER.replace("WORKERS", str(workers)).replace("DATABASE", database), path)
+
+
 def remote(path: str, figures: Figures, calls: int, repeats: int) -> None:
-    """Events and calls take turns, to one process that hears both."""
-    ratios, p50s, ways, p99s, quiet = [], [], [], [], []
+    """Events and calls take turns, to one process that hears both; kinds of handlers take turns, too."""
+    kinds = {"one handler": "None", "one of several": "db"}
+    found: dict[str, list[tuple[float, ...]]] = {name: [] for name in kinds}
     for turn in range(repeats):
-        database = HonkerDatabase(f"{path}{turn}")
-        target = HonkerEventTarget(database)
-        client = CallClient(target)
-        other = Receiver(HANDLER.replace("WORKERS", "4"), f"{path}{turn}")
-        sent: dict[int, int] = {}
-        taken = []
-        for _ in range(50):
-            client.call("math.double", {"n": 1})
-        for number in range(calls):
-            sent[number] = time.time_ns()
-            target.dispatch(Event("tick.saved", str(number), {"number": number}))
-            time.sleep(random.uniform(0.001, 0.005))
-            began = time.perf_counter()
-            client.call("math.double", {"n": number})
-            taken.append((time.perf_counter() - began) * 1e6)
-            time.sleep(random.uniform(0.001, 0.005))
-        time.sleep(0.2)
-        heard = other.finish()
-        way_times = [(heard[number] - at) / 1e3 for number, at in sent.items()]
-        way = cuts(way_times)
-        there = cuts(taken)
-        ways.append(way[0])
-        p50s.append(there[0])
-        p99s.append(there[2])
-        ratios.append(there[0] / way[0])
-        quiet.append(statistics.quantiles(taken, n=10)[0] / statistics.quantiles(way_times, n=10)[0])
-        client.close()
-        database.close_engine()
-    figures.add("the bus, one way, p50", statistics.median(ways), "us")
-    figures.add("a call in another process, p50", statistics.median(p50s), "us")
-    figures.add("a call in another process, p99", statistics.median(p99s), "us")
-    figures.add("a call's p50 to the bus's", statistics.median(ratios), limit=3)
-    figures.add("a call's p10 to the bus's (on a busy machine)", statistics.median(quiet))
+        for name, database in kinds.items():
+            found[name].append(calls_and_events(f"{path}{turn}{database}", database, calls))
+    figures.add("the bus, one way, p50", statistics.median(each[0] for some in found.values() for each in some), "us")
+    for name, some in found.items():
+        _, p50, p99, ratio, quiet = (statistics.median(column) for column in zip(*some, strict=True))
+        figures.add(f"a call, {name}, p50", p50, "us")
+        figures.add(f"a call, {name}, p99", p99, "us")
+        figures.add(f"a call, {name}, p50 to the bus's", ratio, limit=3)
+        figures.add(f"a call, {name}, p10 to the bus's (of a busy machine)", quiet)
+
+
+def calls_and_events(path: str, claims: str, calls: int) -> tuple[float, ...]:
+    """The bus's median, a call's, its 99th percentile, the medians' ratio, and that of the 10th percentiles."""
+    database = HonkerDatabase(path)
+    target = HonkerEventTarget(database)
+    client = CallClient(target)
+    other = handler(path, claims, 4)
+    sent: dict[int, int] = {}
+    taken = []
+    for _ in range(50):
+        client.call("math.double", {"n": 1})
+    for number in range(calls):
+        sent[number] = time.time_ns()
+        target.dispatch(Event("tick.saved", str(number), {"number": number}))
+        time.sleep(random.uniform(0.001, 0.005))
+        began = time.perf_counter()
+        client.call("math.double", {"n": number})
+        taken.append((time.perf_counter() - began) * 1e6)
+        time.sleep(random.uniform(0.001, 0.005))
+    time.sleep(0.2)  # the last event is on its way
+    heard = other.finish()
+    ways = [(heard[number] - at) / 1e3 for number, at in sent.items()]
+    client.close()
+    database.close_engine()
+    (way, _, _), (call, _, p99) = cuts(ways), cuts(taken)
+    return way, call, p99, call / way, statistics.quantiles(taken, n=10)[0] / statistics.quantiles(ways, n=10)[0]
 
 
 def pending(path: str, figures: Figures, calls: int) -> None:
     database = HonkerDatabase(path)
     client = CallClient(HonkerEventTarget(database))
-    other = Receiver(HANDLER.replace("WORKERS", "16"), path)
+    other = handler(path, "db", 16)
     took, most = [], []
     for name in ("math.double", "math.later") * 3:
         began = time.perf_counter()

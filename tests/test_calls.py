@@ -1,6 +1,7 @@
 """Calls over events: one suite over all targets; what happens when somebody is late, dies, or says it twice."""
 
 import asyncio
+import contextvars
 import itertools
 import threading
 
@@ -186,6 +187,54 @@ def test_an_abort_reaches_what_the_call_has_called(side):
     side.add(spec("outer"), outer)
     assert failing(lambda: side.client.call("math.outer", {"n": 1}, timeout=0.5)).code == "TIMEOUT"
     assert stopped.wait(20)
+
+
+def test_a_handler_that_stops_ends_subscriptions_that_have_not_begun_too(db):
+    side = Side("local", db)
+    begun = threading.Event()
+
+    async def silent(data, context):
+        begun.set()
+        await asyncio.sleep(60)
+        yield 1
+
+    side.add(spec("silent", OperationType.SUBSCRIPTION), silent)
+    side.handler = CallHandler(side.registry, side.target, workers=1)
+    with side.handler:
+        running, waiting = (side.client.subscribe("math.silent", {"n": n}) for n in (1, 2))
+        assert begun.wait(20)
+    assert [failing(lambda each=each: list(each)).code for each in (running, waiting)] == ["ABORTED", "ABORTED"]
+    side.client.close()
+
+
+def test_a_call_leaves_no_tasks_behind_and_no_context(db):
+    """The loop of a worker serves many calls, none of which sees what another has left."""
+    side = Side("local", db)
+    name = contextvars.ContextVar("name", default="nobody")
+    ended = threading.Event()
+
+    async def leave(data, context):
+        async def background():
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+
+        context.metadata["kept"] = asyncio.create_task(background())
+        name.set("somebody")
+        await asyncio.sleep(0)
+
+    async def who(data, context):
+        return [name.get(), len(asyncio.all_tasks())]
+
+    side.add(spec("leave"), leave)
+    side.add(spec("who"), who)
+    side.handler = CallHandler(side.registry, side.target, workers=1)
+    with side.handler:
+        assert side.client.call("math.leave", {"n": 1}, metadata={"a": 1}) is None
+        assert ended.wait(20)
+        assert side.client.call("math.who", {"n": 1}) == ["nobody", 1]
+    side.client.close()
 
 
 def test_answers_that_nobody_waits_for_are_ignored(side):

@@ -248,6 +248,8 @@ class CallHandler:
             if request_id in self._aborted:
                 raise asyncio.CancelledError
             self._running[request_id] = running
+        if running.endless and self._stopped.is_set():  # it waited for a worker meanwhile
+            running.abort()
         assert self._pool is not None  # noqa: S101 # of which this is a thread
         if running.endless:
             self._pool.run(self._limited(running, spec, self._answers(spec, request, context), timeout))
@@ -303,6 +305,7 @@ class CallHandler:
         self._target.dispatch(Event(type_, request_id, {"requestId": request_id, **payload}))
 
     def _close_connection(self) -> None:
+        self._target.close_thread()
         if self._database is not None and not self._database.is_closed():
             self._database.close()
 
