@@ -1,6 +1,7 @@
 """Calls over events: one suite over all targets; what happens when somebody is late, dies, or says it twice."""
 
 import asyncio
+import contextvars
 import itertools
 import threading
 
@@ -16,7 +17,7 @@ from tests.support.outside import Script, until
 # ruff: noqa: ARG005  (handlers have two arguments)
 
 NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-MODES = ["local", "honker", "durable"]
+MODES = ["local", "honker", "durable", "stream"]
 
 
 def spec(name, type_=OperationType.QUERY, **more):
@@ -29,10 +30,15 @@ class Side:
     def __init__(self, mode, db):
         self.registry, self.mode, self.db = OperationRegistry(), mode, db
         self.target = LocalEventTarget() if mode == "local" else HonkerEventTarget(db)
+        handlers = self.target
+        if mode == "stream":  # all events are kept; the client and the handler are consumers of their own
+            self.target, handlers = (
+                HonkerEventTarget(db, "durable", stream="calls", consumer=name) for name in ("client", "handler")
+            )
         durable = mode == "durable"
         self.client = CallClient(self.target, database=db if durable else None, lease=3)
         database = None if mode == "local" else db
-        self.handler = CallHandler(self.registry, self.target, database=database, durable=durable, lease=3, workers=8)
+        self.handler = CallHandler(self.registry, handlers, database=database, durable=durable, lease=3, workers=8)
 
     def add(self, spec, handler):
         self.registry.register(spec, handler)
@@ -183,6 +189,54 @@ def test_an_abort_reaches_what_the_call_has_called(side):
     assert stopped.wait(20)
 
 
+def test_a_handler_that_stops_ends_subscriptions_that_have_not_begun_too(db):
+    side = Side("local", db)
+    begun = threading.Event()
+
+    async def silent(data, context):
+        begun.set()
+        await asyncio.sleep(60)
+        yield 1
+
+    side.add(spec("silent", OperationType.SUBSCRIPTION), silent)
+    side.handler = CallHandler(side.registry, side.target, workers=1)
+    with side.handler:
+        running, waiting = (side.client.subscribe("math.silent", {"n": n}) for n in (1, 2))
+        assert begun.wait(20)
+    assert [failing(lambda each=each: list(each)).code for each in (running, waiting)] == ["ABORTED", "ABORTED"]
+    side.client.close()
+
+
+def test_a_call_leaves_no_tasks_behind_and_no_context(db):
+    """The loop of a worker serves many calls, none of which sees what another has left."""
+    side = Side("local", db)
+    name = contextvars.ContextVar("name", default="nobody")
+    ended = threading.Event()
+
+    async def leave(data, context):
+        async def background():
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+
+        context.metadata["kept"] = asyncio.create_task(background())
+        name.set("somebody")
+        await asyncio.sleep(0)
+
+    async def who(data, context):
+        return [name.get(), len(asyncio.all_tasks())]
+
+    side.add(spec("leave"), leave)
+    side.add(spec("who"), who)
+    side.handler = CallHandler(side.registry, side.target, workers=1)
+    with side.handler:
+        assert side.client.call("math.leave", {"n": 1}, metadata={"a": 1}) is None
+        assert ended.wait(20)
+        assert side.client.call("math.who", {"n": 1}) == ["nobody", 1]
+    side.client.close()
+
+
 def test_answers_that_nobody_waits_for_are_ignored(side):
     side.add(spec("double"), lambda data, context: data["n"] * 2)
     for type_ in ("call.responded", "call.completed", "call.error", "call.aborted"):
@@ -212,6 +266,17 @@ def test_bad_messages_do_no_harm(db, type_, payload):
     with side.handler:
         side.target.dispatch(Event(type_, "fuzz", payload))
         assert side.client.call("math.double", {"n": 4}) == 8
+    side.client.close()
+
+
+def test_what_was_asked_through_a_stream_waits_for_the_handler_that_comes_back(db):
+    side = Side("stream", db)
+    side.add(spec("double"), lambda data, context: data["n"] * 2)
+    with side.handler:
+        assert side.client.call("math.double", {"n": 1}) == 2
+    pending = [side.client.start("math.double", {"n": n}) for n in range(20)]
+    with side.handler:
+        assert [call.result() for call in pending] == [n * 2 for n in range(20)]
     side.client.close()
 
 

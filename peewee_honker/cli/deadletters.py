@@ -2,13 +2,12 @@
 
 import argparse
 import asyncio
-import importlib
 import json
 import os
-import sys
 from typing import Any
 
 from peewee_honker.bus import EventBus
+from peewee_honker.cli.imported import imported
 from peewee_honker.cli.listings import add_json
 from peewee_honker.cli.opening import database_path, opened
 from peewee_honker.cli.screen import CommandError, Screen, event_value, local_time, plain
@@ -118,7 +117,7 @@ def _show(arguments: argparse.Namespace, screen: Screen) -> int:
 
 def _replay(arguments: argparse.Namespace, screen: Screen) -> int:
     path = database_path(arguments) if getattr(arguments, "database", None) else None
-    bus = _imported_bus(arguments.app)
+    bus = imported(arguments.app, EventBus, "--app", "shop.events:bus")
     if path is not None and os.path.realpath(path) != bus.database.engine.path:
         raise CommandError(f"{arguments.app} is a bus of {bus.database.engine.path}, not of {path}")
     if not os.path.exists(bus.database.engine.path):
@@ -181,24 +180,6 @@ def _chosen(letters: list[DeadLetter], numbers: list[int]) -> list[DeadLetter]:
     if missing:
         raise CommandError(f"there is no dead letter {', '.join(missing)}")
     return [by_number[wanted] for wanted in dict.fromkeys(numbers)]
-
-
-def _imported_bus(app: str) -> EventBus:
-    """The EventBus that `module:name` says, imported as `python -m` would, from the current directory too."""
-    module_name, colon, name = app.partition(":")
-    if not (module_name and colon and name):
-        raise CommandError(f"--app is MODULE:BUS, for instance shop.events:bus, not {app!r}", 2)
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise CommandError(f"{app} cannot be imported: {error}") from error
-    if not isinstance(found, EventBus):
-        raise CommandError(f"{app} is a {type(found).__name__}, not an EventBus")
-    return found
 
 
 def _as_json(letter: DeadLetter) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import NoReturn
 import peewee
 
 import peewee_honker
-from peewee_honker.cli import deadletters, doctor, listings, migrate, prune, publish, relay, tail
+from peewee_honker.cli import deadletters, doctor, listings, migrate, ops, prune, publish, relay, tail
 from peewee_honker.cli.opening import VARIABLE
 from peewee_honker.cli.screen import CommandError, Screen, plain
 from peewee_honker.errors import HonkerError
@@ -88,6 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"{_NAME} {peewee_honker.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
-    for module in (tail, publish, listings, deadletters, prune, relay, migrate, doctor):
+    for module in (tail, publish, listings, deadletters, prune, relay, migrate, ops, doctor):
         module.add_to(commands, common)
     return parser

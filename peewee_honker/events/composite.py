@@ -6,6 +6,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from peewee_honker.events.event import Event
 from peewee_honker.events.listener import Listener, Where
@@ -85,6 +86,10 @@ class CompositeEventTarget(EventTarget):
         """Remove all listeners that were added here."""
         for topic, listener in list(self._added):
             self.remove_listener(topic, listener)
+
+    def holding(self) -> AbstractContextManager[None]:
+        """As EventTarget.holding."""
+        return self._remote.holding()
 
     def _dispatch(self, event: Event) -> None:
         if event.origin != self.origin:

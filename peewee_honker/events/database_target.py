@@ -1,6 +1,7 @@
 """Targets on a database's own tables: ephemeral or durable, written in the transaction that is open."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from peewee_honker.driver import Engine
@@ -109,6 +110,10 @@ class DatabaseTarget(EventTarget):
         self._store.append_forwarded(self.stream, relay, rows, after, last)
         for event in events:
             self.recorder.published(event.type)
+
+    def holding(self) -> AbstractContextManager[None]:
+        """As EventTarget.holding."""
+        return self._store.dispatcher.holding_sources()
 
     def close_thread(self) -> None:
         """Close the calling thread's connection."""

@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -125,6 +125,10 @@ class EventTarget(ABC):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def holding(self) -> AbstractContextManager[None]:
+        """Let nothing that waits be read until the block ends: listeners that are added in it hear of the same events."""
+        return nullcontext()
 
     def close_thread(self) -> None:  # noqa: B027  (what a transport without it does)
         """Give back what the calling thread holds of the transport, such as its connection to a database."""

@@ -16,7 +16,8 @@ __all__ = ["CallTarget"]
 
 logger = logging.getLogger("peewee_honker.hub")
 
-_REQUESTED, _ERROR, _ABORTED = "call.requested", "call.error", "call.aborted"
+_REQUESTED, _RESPONDED = "call.requested", "call.responded"
+_ERROR, _ABORTED = "call.error", "call.aborted"
 _ENDS = ("call.completed", "call.error", "call.aborted")
 _MOST_REMEMBERED = 20_000
 
@@ -79,7 +80,7 @@ class CallTarget(EventTarget):
                 del calls[next(iter(calls))]
 
     def _end(self, calls: dict[str, bool], event: Event) -> None:
-        if event.type in _ENDS or calls.get(event.id):
+        if event.type in _ENDS or (event.type == _RESPONDED and calls.get(event.id)):
             self._forget(calls, event.id)
 
     def _forget(self, calls: dict[str, bool], request_id: str) -> None:

@@ -1,6 +1,6 @@
 """Executing calls that come through a hub."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peewee_honker.events import EventTarget
 from peewee_honker.operations.calls import CallHandler
@@ -13,16 +13,14 @@ __all__ = ["Executing"]
 
 
 class Executing(CallHandler):
-    """A handler whose threads leave no connection to a database open. A hub passes each call to one handler, so there is
-    nothing to be agreed upon in the database."""
+    """A handler whose threads leave no connection to a database open for long. A hub passes each call to one handler, so
+    there is nothing to be agreed upon in the database."""
 
     def __init__(self, registry: OperationRegistry, target: EventTarget, used: "HonkerDatabase", workers: int) -> None:
-        super().__init__(registry, target, workers=workers)
+        super().__init__(registry, target, workers=workers, tells_start=False)
         self._used = used
 
-    def _handle(self, request: dict[str, Any], is_job: bool = False) -> None:
-        try:
-            super()._handle(request, is_job)
-        finally:
-            if not self._used.is_closed():
-                self._used.close()
+    def _close_connection(self) -> None:
+        super()._close_connection()
+        if not self._used.is_closed():
+            self._used.close()

@@ -1,6 +1,8 @@
 """Operations: contracts with handlers, generated from models or one's own, executed here or called over a bus."""
 
+from peewee_honker.operations.callgraph import CallGraphProjection, CallPage, CallTree
 from peewee_honker.operations.calls import CallClient, CallHandler
+from peewee_honker.operations.callstores import Call, CallStatus
 from peewee_honker.operations.crud import ModelOperations, operations_for
 from peewee_honker.operations.errors import OperationError
 from peewee_honker.operations.registry import Context, Envelope, Handler, OperationRegistry
@@ -8,8 +10,13 @@ from peewee_honker.operations.spec import AccessControl, ErrorSpec, Identity, Op
 
 __all__ = [
     "AccessControl",
+    "Call",
     "CallClient",
+    "CallGraphProjection",
     "CallHandler",
+    "CallPage",
+    "CallStatus",
+    "CallTree",
     "Context",
     "Envelope",
     "ErrorSpec",

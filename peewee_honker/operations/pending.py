@@ -130,6 +130,7 @@ class PendingRequestMap:
         self.abort = abort
         self._changing = threading.Lock()
         self._pending: dict[str, PendingCall | PendingSubscription] = {}
+        self._soonest = float("inf")  # no deadline is before; that of one that was answered may have been
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -138,7 +139,9 @@ class PendingRequestMap:
         """Wait for an answer."""
         with self._changing:
             self._pending[pending.request_id] = pending
-        self.expire()
+            self._soonest = min(self._soonest, pending.deadline)
+        if self._soonest < time.monotonic():
+            self.expire()
 
     def forget(self, request_id: str) -> bool:
         """Wait no longer; whether one did."""
@@ -150,6 +153,8 @@ class PendingRequestMap:
         now = time.monotonic()
         with self._changing:
             over = [pending for pending in self._pending.values() if pending.deadline < now]
+            waiting = (pending.deadline for pending in self._pending.values() if pending.deadline >= now)
+            self._soonest = min(waiting, default=float("inf"))
         for pending in over:
             if isinstance(pending, PendingCall) and self.forget(pending.request_id):
                 self.abort(pending.request_id)
