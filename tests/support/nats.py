@@ -37,19 +37,20 @@ class Server:
     """A server that can be stopped, killed and started, each time on the same port and with the same files.
 
     Arguments:
-        max_file: how much JetStream may store, as the server's configuration says it, for instance `1MB`.
+        max_file: how much JetStream may store, as the server's configuration says it, for instance `1MB`; None without it.
+        more: what else the configuration says.
     """
 
-    def __init__(self, max_file: str = "1GB") -> None:
+    def __init__(self, max_file: str | None = "1GB", more: str = "") -> None:
         self._program = _program()
         self.directory = tempfile.mkdtemp(prefix="pwh-nats-")
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         with open(f"{self.directory}/conf", "w") as conf:
-            conf.write(
-                f'listen: "127.0.0.1:{self.port}"\n'
-                f'jetstream {{ store_dir: "{self.directory}/data", max_file_store: {max_file}, max_memory_store: 64MB }}\n'
-            )
+            conf.write(f'listen: "127.0.0.1:{self.port}"\n{more}\n')
+            if max_file is not None:
+                data = f"{self.directory}/data"
+                conf.write(f'jetstream {{ store_dir: "{data}", max_file_store: {max_file}, max_memory_store: 64MB }}\n')
 
     @property
     def url(self) -> str:

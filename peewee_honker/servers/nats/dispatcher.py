@@ -27,6 +27,7 @@ _PAGE = 500  # events that are handed over before consumers have their turn
 _IDLE = 2.0  # seconds between two looks without a word from the server
 _SHORTEST = 0.01
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # between two attempts of consumers while the server is away
+_MOST_TYPES = 4096  # of which is remembered whether somebody listens to them
 _MOST_EVENTS, _MOST_BYTES = (
     100_000,
     64 * 1024 * 1024,
@@ -68,6 +69,13 @@ class NatsDispatcher(EventDispatcher):
             run.unsubscribe(outlet)
         super().detach(outlet)
 
+    def refresh(self) -> None:
+        """As EventDispatcher.refresh."""
+        super().refresh()
+        run = self._run
+        if isinstance(run, _NatsRun):
+            run.refresh()
+
     def hand_over(self, outlet: Outlet, event: Event) -> None:
         """Give an outlet an event; for the thread."""
         with self._busy:
@@ -95,6 +103,7 @@ class _NatsRun(Run):
         self._taken = 0
         self._is_full = False
         self._subscriptions: dict[int, Subscription] = {}
+        self._heard: dict[tuple[int, str], str | None] = {}  # by outlet and subject: the type, if somebody listens to it
         self._pause = 0.0  # before sources are polled again; 0 while there is a connection
         self._not_before = 0.0
         super().__init__(dispatcher)
@@ -103,7 +112,7 @@ class _NatsRun(Run):
         self._link.connect()
         self.waker = _Waker(self._patience)
         self._link.on_connected.append(self._connected_again)
-        self._store.running += 1
+        self._store.begun()
 
     def _leave(self) -> None:
         for key in list(self._subscriptions):
@@ -119,6 +128,7 @@ class _NatsRun(Run):
         known = id(outlet)
         subject = event_subject(outlet.prefix, ">")
         receive = partial(self._receive, outlet, len(subject) - 1)
+        self.refresh()
         self._subscriptions[known] = self._link.subscribe(subject, receive)
 
     def unsubscribe(self, outlet: Outlet) -> None:
@@ -128,19 +138,33 @@ class _NatsRun(Run):
             self._link.unsubscribe(subscription)
 
     def _receive(self, outlet: Any, start: int, message: Msg) -> None:
-        type_ = type_of(message.subject[start:])
-        if not outlet.hears(outlet.prefix + type_):
+        heard, key = self._heard, (id(outlet), message.subject)
+        try:
+            type_ = heard[key]
+        except KeyError:
+            named = type_of(message.subject[start:])
+            type_ = heard[key] = named if outlet.hears(outlet.prefix + named) else None
+            if len(heard) > _MOST_TYPES:
+                self.refresh()
+        if type_ is None:
             return
-        if self._is_full or len(self._news) >= _MOST_EVENTS or self._bytes - self._taken >= _MOST_BYTES:
-            if not self._is_full:
-                self._is_full = True
-                for each in self._dispatcher.outlets:
-                    self._tell(each, "they came faster than they were taken")
-            self._is_full = len(self._news) > _MOST_EVENTS // 2  # then some more
+        if len(self._news) >= _MOST_EVENTS or self._bytes - self._taken >= _MOST_BYTES:
+            self._drop()
             return
+        self._is_full = False
         self._bytes += len(message.data)
         self._news.append((outlet, type_, message.data))
         self.waker.wake()
+
+    def _drop(self) -> None:
+        if not self._is_full:
+            self._is_full = True
+            for outlet in self._dispatcher.outlets:
+                self._tell(outlet, "they came faster than they were taken")
+
+    def refresh(self) -> None:
+        """Ask the outlets again what they hear."""
+        self._heard = {}
 
     def _connected_again(self) -> None:
         for outlet in self._dispatcher.outlets:

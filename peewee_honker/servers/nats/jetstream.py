@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from peewee_honker.errors import PayloadError
 from peewee_honker.servers.nats.link import Link, Message, NatsError
 
-__all__ = ["JetStream", "NatsFullError", "Stored", "StreamLimits", "StreamState", "WrongSequenceError"]
+__all__ = ["JetStream", "NatsFullError", "NotAtomicError", "Stored", "StreamLimits", "StreamState", "WrongSequenceError"]
 
 _NO_STREAM, _NO_MESSAGE, _WRONG_SEQUENCE, _TOO_LONG, _DOUBLE, _NOT_ATOMIC = 10059, 10037, 10071, 10054, 10201, 10174
 _NAME_IN_USE = 10058
@@ -24,6 +24,10 @@ class NatsFullError(NatsError):
 
 class WrongSequenceError(NatsError):
     """A subject's last message is another than was expected."""
+
+
+class NotAtomicError(NatsError):
+    """The stream, or a server before 2.12, takes no batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,6 @@ class StreamState(NamedTuple):
     first: int
     last: int
     size: int
-    is_atomic: bool
 
 
 class JetStream:
@@ -97,7 +100,12 @@ class JetStream:
     def api(self, subject: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The answer of the API, of which `subject` is the part behind `$JS.API.`."""
         payload = json.dumps(request).encode() if request is not None else b""
-        answer: dict[str, Any] = _checked(self.link.ask(Message(f"$JS.API.{subject}", payload)).data, subject)
+        try:
+            answer: dict[str, Any] = _checked(self.link.ask(Message(f"$JS.API.{subject}", payload)).data, subject)
+        except NatsError as error:
+            if error.code == _NO_STREAM:  # one that was known may have been deleted
+                self._known.clear()
+            raise
         return answer
 
     # Streams
@@ -137,9 +145,8 @@ class JetStream:
         """How a stream is now."""
         info = self.api(f"STREAM.INFO.{name}")
         state = info["state"]
-        is_atomic = bool(info["config"].get("allow_atomic"))
-        # An empty stream that never had a message says 0 and 0.
-        return StreamState(info["created"], max(1, state["first_seq"]), state["last_seq"], state["messages"], is_atomic)
+        # A stream that never had a message says 0 and 0.
+        return StreamState(info["created"], max(1, state["first_seq"]), state["last_seq"], state["messages"])
 
     # Messages
 
@@ -200,12 +207,9 @@ class JetStream:
 
     def delete(self, stream: str, sequence: int) -> bool:
         """Delete a message. Whether it was there."""
-        try:
-            return bool(self.api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})["success"])
-        except NatsError as error:
-            if error.code in (_NO_MESSAGE, 10043):  # the second: of a sequence that is no longer there
-                return False
-            raise
+        if self._get(stream, {"seq": sequence}) is None:
+            return False
+        return bool(self.api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})["success"])
 
     # Keys, each a subject of which the last message is kept
 
@@ -236,6 +240,8 @@ def _checked(data: bytes, subject: str) -> Any:
         )
     if code == _WRONG_SEQUENCE:
         raise WrongSequenceError(f"{subject}: {text}", code)
+    if code == _NOT_ATOMIC:
+        raise NotAtomicError(f"{subject}: {text}", code)
     if code == _TOO_LONG:
         raise PayloadError(f"{subject} was not stored: {text}")
     raise NatsError(f"NATS refuses {subject}: {text} ({code})", code)

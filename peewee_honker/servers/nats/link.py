@@ -1,14 +1,12 @@
 """The connection to NATS: a thread with an event loop, since the client is asyncio's alone, and calls from any thread."""
 
 import asyncio
-import atexit
 import logging
 import os
 import random
 import threading
 import time
 import uuid
-import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -56,8 +54,10 @@ class Message(NamedTuple):
 
     @property
     def size(self) -> int:
-        """What counts against the server's `max_payload`, or a little more."""
-        return len(self.payload) + sum(len(name) + len(text) * 3 + 4 for name, text in (self.headers or {}).items()) + 16
+        """What counts against the server's `max_payload`."""
+        if self.headers is None:
+            return len(self.payload)
+        return len(self.payload) + sum([len(name) + _size(text) + 4 for name, text in self.headers.items()]) + 16
 
 
 class _Item:
@@ -99,7 +99,7 @@ class Subscription:
 class Link:
     """A connection that any thread can use at the same time, and that is made anew, with growing pauses, when it is lost.
 
-    Its thread begins with the first use and ends with `close()` or the interpreter. The child of a fork begins its own.
+    Its thread begins with the first use and ends with `close()`. The child of a fork begins its own.
 
     Arguments:
         url: `nats://[user:password@]host[:port]`, or several with commas between, of one cluster.
@@ -114,7 +114,6 @@ class Link:
         self.generation = 0
         """Grows with each connection that is made, and in the child of a fork."""
         self._begin()
-        _links.add(self)
 
     def _begin(self) -> None:
         self._process = os.getpid()
@@ -170,25 +169,22 @@ class Link:
             if self._client is None:
                 raise self._unavailable()
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message, *, patient: bool = False) -> None:
         """Send a message that nobody answers; returns when it is on its way. Raises NatsUnavailableError when there is no
-        connection."""
+        connection. Who is `patient` waits while more is sent than can be written."""
         if self._client is None or self._process != os.getpid():
             self._start()
             if self._client is None:
                 raise self._unavailable()
         if message.size > self.max_payload:
             raise self._too_long(message)
-        self._outbox.append(message)
-        if not self._is_draining:
-            self._kick()
-
-    def wait_for_room(self) -> None:
-        """Wait while more is sent than can be written."""
-        if len(self._outbox) > _MOST_WAITING and threading.current_thread() is not self._thread:
+        if patient and len(self._outbox) > _MOST_WAITING and threading.current_thread() is not self._thread:
             self._has_room.clear()
             self._kick()
             self._has_room.wait(self.timeout)
+        self._outbox.append(message)
+        if not self._is_draining:
+            self._kick()
 
     def new_inbox(self) -> str:
         """A subject for answers, of one's own."""
@@ -275,11 +271,11 @@ class Link:
         """Receive a subject no more; nothing if it is not received."""
 
         async def unsubscribe() -> None:
-            if subscription in self._subscriptions:
-                self._subscriptions.remove(subscription)
+            if subscription not in self._subscriptions:
+                return  # another process's, or of a link that was closed
+            self._subscriptions.remove(subscription)
             if subscription.made is not None and self._client is not None:
                 await subscription.made.unsubscribe()
-                subscription.made = None
 
         if self._thread is None or self._process != os.getpid():
             return
@@ -483,11 +479,13 @@ class Link:
         while True:
             while self._outbox and (client := self._client) is not None:
                 item = self._outbox.popleft()
-                if isinstance(item, _Item):
-                    if not item.is_given_up:
-                        await self._write(client, item)
-                else:
-                    await self._write_one(client, item)
+                if type(item) is Message:
+                    try:
+                        await client.publish(item.subject, item.payload, item.reply, item.headers)  # type: ignore[arg-type]
+                    except (nats.errors.Error, ValueError) as error:
+                        logger.error("a message on %s was not sent: %s", item.subject, _told(error))
+                elif isinstance(item, _Item) and not item.is_given_up:
+                    await self._write(client, item)
                 if client.pending_data_size > _MOST_UNWRITTEN:
                     await client.flush(timeout=max(1, round(self.timeout)))
             self._has_room.set()
@@ -511,12 +509,6 @@ class Link:
             if self._waiting.pop(item.token, None) is not None:
                 item.end(None, NatsError(f"{self!r} does not take {item.messages[0].subject}: {_told(error)}"))
 
-    async def _write_one(self, client: Client, message: Message) -> None:
-        try:
-            await client.publish(message.subject, message.payload, message.reply, message.headers)  # type: ignore[arg-type]
-        except (nats.errors.Error, ValueError) as error:
-            logger.error("a message on %s was not sent: %s", message.subject, _told(error))
-
     async def _answered(self, message: Msg) -> None:
         item = self._waiting.pop(message.subject.rpartition(".")[2], None)
         if item is not None:
@@ -535,6 +527,10 @@ class Link:
         return NatsUnavailableError(f"no connection to {self!r}{why}. Is the server running, and is the address right?")
 
 
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
 def _told(error: Exception | None) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split()) if error is not None else "it was closed"
 
@@ -547,12 +543,3 @@ async def _closed(client: Client) -> None:
 
 
 _abandoned: list[object] = []
-_links: "weakref.WeakSet[Link]" = weakref.WeakSet()
-
-
-def _close_all() -> None:
-    for link in list(_links):
-        link.close()
-
-
-atexit.register(_close_all)

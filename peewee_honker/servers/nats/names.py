@@ -47,7 +47,6 @@ def token(text: str) -> str:
     return name if len(name) <= _LONGEST else _digest(text)
 
 
-@lru_cache(4096)
 def _type_tokens(type_: str) -> str:
     name = ".".join(map(token, type_.split(".")))
     return name if len(name) <= _LONGEST else _digest(type_)
@@ -60,6 +59,7 @@ def type_of(tokens: str) -> str:
     return ".".join("" if part == "=" else _ENCODED.sub(lambda found: _text(found[0]), part) for part in tokens.split("."))
 
 
+@lru_cache(4096)
 def event_subject(prefix: str, type_: str) -> str:
     """The subject of ephemeral events; with the type `>` that of all types."""
     return f"{ROOT}.event.{token(prefix)}.{type_ if type_ == '>' else _type_tokens(type_)}"
@@ -75,6 +75,7 @@ def stream_subjects(stream: str) -> str:
     return f"{ROOT}.stream.{token(stream)}.>"
 
 
+@lru_cache(4096)
 def stream_event_subject(stream: str, type_: str) -> str:
     """The subject of events of a stream."""
     return f"{ROOT}.stream.{token(stream)}.event.{_type_tokens(type_)}"

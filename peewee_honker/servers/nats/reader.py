@@ -51,9 +51,19 @@ class Reader:
         self._delivered = 0  # the consumer's count
         self._name = self._inbox = ""
         self._subscription: Subscription | None = None
+        self.using = threading.Lock()
+        """To be held by who asks for a page."""
+        self.used = time.monotonic()
+        """When a page was asked for last."""
+
+    def is_at(self, offset: int) -> bool:
+        """Whether what comes behind an offset is what was read ahead."""
+        with self._changing:
+            return self._behind <= offset <= (self._rows[-1][0] if self._rows else self._behind)
 
     def page(self, after: int, most: int) -> list[Row]:
         """The next messages behind an offset that are here, `most` at most; what is before it is given back no more."""
+        self.used = time.monotonic()
         first = self._is_broken or after < self._behind or self._generation != self._link.generation
         if not first and self._asked and time.monotonic() > self._last_answer + _EXPIRES + _LATE:
             logger.warning("the reader of %s was forgotten by the server: asking for another", self._stream)

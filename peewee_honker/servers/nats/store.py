@@ -1,14 +1,20 @@
 """What consumers and targets ask of NATS, see `peewee_honker.events.store`: streams of JetStream, a bucket of keys for
 places and leases, and a stream of dead letters."""
 
+import atexit
 import datetime
 import json
+import logging
+import os
+import threading
 import time
 import traceback
 import uuid
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 from peewee_honker.driver import Engine
 from peewee_honker.errors import ForwardConflictError, PayloadError
@@ -19,16 +25,19 @@ from peewee_honker.events.stream import Position, check_position
 from peewee_honker.events.target import Forwarded
 from peewee_honker.servers.nats import names
 from peewee_honker.servers.nats.dispatcher import NatsDispatcher
-from peewee_honker.servers.nats.jetstream import JetStream, Stored, StreamLimits, WrongSequenceError
+from peewee_honker.servers.nats.jetstream import JetStream, NotAtomicError, Stored, StreamLimits, WrongSequenceError
 from peewee_honker.servers.nats.link import Link, Message, NatsError
 from peewee_honker.servers.nats.reader import Reader
 
 __all__ = ["NatsStore"]
 
+logger = logging.getLogger("peewee_honker.nats")
+
 _RELAYED = "Peewee-Honker-Offset"
 _EVENT_ID = "Peewee-Honker-Event-Id"
 _LETTER = "Peewee-Honker-Letter"
 _RESERVED = 32 * 1024  # bytes of a message that are left for what is said of a dead letter
+_UNUSED = 30.0  # seconds after which a reader serves another, or ends
 _LONGEST_TRACEBACK, _LONGEST_ERROR = 8000, 2000
 _BATCH, _BATCH_BYTES = 500, 8 * 1024 * 1024  # events that are forwarded at once; the server allows 1,000
 
@@ -58,29 +67,38 @@ class NatsStore:
         self.jetstream = JetStream(self.link)
         self.dispatcher = NatsDispatcher(self)
         self._limits = limits
-        self._readers: dict[str, Reader] = {}
+        self._readers: dict[str, list[Reader]] = {}
+        self._reading = threading.Lock()
         self._leases: dict[str, int] = {}  # by consumer: the revision of the lease that is held
         self._others: dict[str, tuple[int, float]] = {}  # by consumer: another's lease, and when it was seen first
         self._forwarded: dict[tuple[str, str], tuple[Forwarded, int]] = {}  # by stream and relay: the last, and its sequence
-        self.running = 0
-        """How many lives of the dispatcher's thread there are."""
+        self._process = os.getpid()
+        self._running = 0  # lives of the dispatcher's thread
         self._is_closing = False
+        _stores.add(self)
 
     # The connection
 
     def close(self) -> None:
         """End the connection and its thread; the dispatcher's ends first. It begins anew when it is used again."""
         self._is_closing = True
-        if self.running <= 0:
+        if self._running <= 0 or self._process != os.getpid():
             self._close()
+
+    def begun(self) -> None:
+        """A life of the dispatcher's thread begins."""
+        if self._process != os.getpid():  # the child of a fork: what there is belongs to the parent
+            self._process, self._running, self._readers = os.getpid(), 0, {}
+        self._running += 1
 
     def ended(self) -> None:
         """A life of the dispatcher's thread has ended; called in it."""
-        self.running -= 1
-        if self.running <= 0:
-            for reader in self._readers.values():
+        self._running -= 1
+        if self._running <= 0:
+            with self._reading:
+                readers, self._readers = self._readers, {}
+            for reader in chain(*readers.values()):
                 reader.close()
-            self._readers.clear()
             if self._is_closing:
                 self._close()
 
@@ -94,7 +112,7 @@ class NatsStore:
         """Make a stream where it is missing. Gives the name that JetStream has for it."""
         name = names.stream_name(stream)
         config = (self._limits or StreamLimits()).config()
-        config |= {"allow_direct": True, "allow_atomic": True}
+        config |= {"allow_atomic": True}
         self.jetstream.ensure(name, [names.stream_subjects(stream)], config, update=self._limits is not None)
         return name
 
@@ -105,7 +123,7 @@ class NatsStore:
             "discard": "new",
             "deny_delete": True,
             "allow_rollup_hdrs": True,
-            "allow_direct": True,
+            "allow_direct": True,  # as other clients of buckets expect
             "num_replicas": replicas,
         }
         self.jetstream.ensure(f"KV_{names.BUCKET}", [f"$KV.{names.BUCKET}.>"], config)
@@ -122,8 +140,7 @@ class NatsStore:
 
     def send(self, prefix: str, type_: str, text: str) -> None:
         """Publish an ephemeral event: to whom listens now."""
-        self.link.wait_for_room()
-        self.link.send(Message(names.event_subject(prefix, type_), _encoded(text)))
+        self.link.send(Message(names.event_subject(prefix, type_), _encoded(text)), patient=True)
 
     def append(self, stream: str, key: str, text: str) -> None:
         """Append an event to a stream."""
@@ -154,11 +171,34 @@ class NatsStore:
         return Message(subject, payload, {"Nats-Msg-Id": names.message_id(event.event_id), **headers})
 
     def read_page(self, stream: str, after: int, most: int) -> tuple[list[int], Iterable[Event]]:
-        reader = self._readers.get(stream)
-        if reader is None:
-            reader = self._readers[stream] = Reader(self.jetstream, self.prepare(stream), self.dispatcher.wake)
-        rows = reader.page(after, most)
+        reader = self._reader(stream, after)
+        try:
+            rows = reader.page(after, most)
+        finally:
+            reader.using.release()
         return [row[0] for row in rows], (_event(stream, *row) for row in rows)
+
+    def _reader(self, stream: str, after: int) -> Reader:
+        """The reader that is at an offset, else another: each consumer and relay of the stream has its own, in effect. The
+        caller has it to itself."""
+        name = self.prepare(stream)
+        with self._reading:
+            readers = self._readers.setdefault(stream, [])
+            free = [reader for reader in readers if reader.using.acquire(blocking=False)]
+            chosen = next((reader for reader in free if reader.is_at(after)), None)
+            old = [reader for reader in free if reader is not chosen and time.monotonic() - reader.used > _UNUSED]
+            if chosen is None:
+                chosen = old.pop() if old else Reader(self.jetstream, name, self.dispatcher.wake)
+                if chosen not in readers:
+                    chosen.using.acquire()
+                    readers.append(chosen)
+            for reader in free:
+                if reader is not chosen:
+                    reader.using.release()
+            self._readers[stream] = [reader for reader in readers if reader not in old]
+        for reader in old:
+            reader.close()
+        return chosen
 
     def offset_of(self, stream: str, position: Position) -> int:
         check_position(position)
@@ -233,7 +273,7 @@ class NatsStore:
     ) -> None:
         """Append events of a relay, in order, in batches of which each is stored as a whole, if the last event that the
         stream has of the relay is `after`. Raises ForwardConflictError when it is another."""
-        name = self.prepare(stream)
+        self.prepare(stream)
         subject = names.relay_subject(stream, relay)
         messages = [
             self._message(subject, event, text, **{_RELAYED: str(event.offset or 0), _EVENT_ID: json.dumps(event.event_id)})
@@ -249,10 +289,13 @@ class NatsStore:
         for part in _parts(messages):
             try:
                 sequence = self.jetstream.publish_batch(part, uuid.uuid4().hex, sequence)
+            except NotAtomicError:
+                self._append_unremembered(stream, events[at:], texts[at:])
+                return
             except WrongSequenceError as error:
                 self._forwarded.pop((stream, relay), None)
                 raise ForwardConflictError(
-                    f"the relay {relay} has brought other events to the stream {name!r} meanwhile: {error}"
+                    f"the relay {relay} has brought other events to the stream {stream!r} meanwhile: {error}"
                 ) from error
             except BaseException:
                 self._forwarded.pop((stream, relay), None)  # what was stored is not known
@@ -261,59 +304,70 @@ class NatsStore:
             last = events[at - 1]
             self._forwarded[stream, relay] = Forwarded(last.offset or 0, last.event_id), sequence
 
+    def _append_unremembered(self, stream: str, events: Sequence[Event], texts: Sequence[str]) -> None:
+        """Append events as dispatched ones, all under way at once. Where one is refused, those behind it may be stored: it
+        comes behind them then, when it is sent again, and they are dropped as long as the duplicate window lasts."""
+        self.jetstream.publish_each(
+            [
+                self._message(names.stream_event_subject(stream, event.type), event, text)
+                for event, text in zip(events, texts, strict=True)
+            ]
+        )
+
     # The places of consumers
 
-    def _place(self, consumer: str, stream: str) -> tuple[int | None, int]:
-        """The offset, and the revision of the key."""
+    def _place(self, consumer: str, stream: str) -> "_Place":
         self._prepare_keys()
+        made = self.jetstream.state(self.prepare(stream)).made
         value, revision = self.jetstream.value(names.BUCKET, _place_key(consumer, stream))
         offset = value.get("offset")
-        return (int(offset) if offset is not None else None), revision
+        if offset and value.get("made") != made:
+            logger.error(
+                "the stream %s was deleted and made anew: consumer %s goes on at its beginning, not behind %s",
+                *(stream, consumer, offset),
+            )
+            offset = 0
+        return _Place(offset, made, revision)
 
-    def _put_place(self, consumer: str, stream: str, offset: int, revision: int) -> bool:
+    def _put_place(self, consumer: str, stream: str, offset: int | None, place: "_Place") -> bool:
+        value = {"offset": offset, "made": place.made}
         try:
-            self.jetstream.put(names.BUCKET, _place_key(consumer, stream), {"offset": offset}, revision)
+            self.jetstream.put(names.BUCKET, _place_key(consumer, stream), value, place.revision)
         except WrongSequenceError:
             return False
         return True
 
     def place(self, consumer: str, stream: str) -> int | None:
-        return self._place(consumer, stream)[0]
+        return self._place(consumer, stream).offset
 
     def make_place(self, consumer: str, stream: str, start_at: Position) -> None:
-        offset, revision = self._place(consumer, stream)
-        if offset is None:
-            self._put_place(consumer, stream, self.offset_of(stream, start_at), revision)
+        place = self._place(consumer, stream)
+        if place.offset is None:
+            self._put_place(consumer, stream, self.offset_of(stream, start_at), place)
 
     def save_place(self, consumer: str, stream: str, before: int, offset: int) -> bool:
-        saved, revision = self._place(consumer, stream)
-        if saved != before:
+        place = self._place(consumer, stream)
+        if place.offset != before:
             return False
         # The answer to a first attempt may have been lost: then it is there.
-        return self._put_place(consumer, stream, offset, revision) or self.place(consumer, stream) == offset
+        return self._put_place(consumer, stream, offset, place) or self.place(consumer, stream) == offset
 
     def seek(self, consumer: str, stream: str, position: Position, *, create: bool = False) -> int:
         """As `peewee_honker.events.seek`: put a consumer at a position of a stream."""
-        target = self.offset_of(stream, position)
+        offset = self.offset_of(stream, position)
         while True:
-            offset, revision = self._place(consumer, stream)
-            if offset is None and not create:
+            place = self._place(consumer, stream)
+            if place.offset is None and not create:
                 raise LookupError(
-                    f"no consumer {consumer} has read the stream {stream} yet: create=True makes a place for it"
+                    f"no consumer {consumer} has read the stream {stream}: create=True makes a place for it there"
                 )
-            if self._put_place(consumer, stream, target, revision):
-                return target
+            if self._put_place(consumer, stream, offset, place):
+                return offset
 
     def forget_consumer(self, consumer: str, stream: str) -> None:
         """Forget a consumer's place in a stream."""
-        while True:
-            offset, revision = self._place(consumer, stream)
-            if offset is None:
-                return
-            try:
-                self.jetstream.put(names.BUCKET, _place_key(consumer, stream), {}, revision)
-            except WrongSequenceError:
-                continue
+        while (place := self._place(consumer, stream)).offset is not None:
+            self._put_place(consumer, stream, None, place)
 
     # Who is active: whose name stands in the consumer's lease, as long as it is written anew. Who waits measures by its own
     # clock how long a revision has stood; clocks of machines need not agree.
@@ -369,8 +423,8 @@ class NatsStore:
             "stream": stream,
             "offset": offset,
             "receiver": receiver,
-            "error": repr(error)[:_LONGEST_ERROR],
-            "traceback": "".join(traceback.format_exception(error))[-_LONGEST_TRACEBACK:],
+            "error": _shortened(repr(error), _LONGEST_ERROR),
+            "traceback": _shortened("".join(traceback.format_exception(error)), _LONGEST_TRACEBACK),
             "attempts": attempts,
             "died_at": time.time(),
         }
@@ -378,6 +432,8 @@ class NatsStore:
         told = json.dumps(letter)
         if len(told) > _RESERVED - 1024:  # texts that take many bytes
             told = json.dumps({**letter, "traceback": "", "error": repr(error)[:200], "receiver": receiver[:1000]})
+        # Of what another program has made longer than we would, the first part is kept.
+        text = text[: self.link.max_payload - len(told) - 1024]
         self.jetstream.publish(Message(subject, text, {_LETTER: told}))
 
     def dead_letters(self, consumer: str | None = None) -> list[DeadLetter]:
@@ -412,6 +468,25 @@ class NatsStore:
 _NOBODY_ANSWERS = 503
 
 
+_stores: "weakref.WeakSet[NatsStore]" = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """At the interpreter's end: places are saved, others can follow at once, what was sent last is written."""
+    for store in list(_stores):
+        store.dispatcher.end()
+        store.close()
+
+
+atexit.register(_close_all)
+
+
+class _Place(NamedTuple):
+    offset: int | None
+    made: str  # when the stream was made whose offset it is
+    revision: int  # of the key
+
+
 def _event(stream: str, sequence: int, subject: str, data: bytes) -> Event:
     """The event of a message; of what another program has written, with the type that its subject says."""
     start = len(names.stream_subjects(stream)) - 1 + len("event.")
@@ -434,6 +509,10 @@ def _parts(messages: Sequence[Message]) -> Iterable[Sequence[Message]]:
         size += message.size
     if messages:
         yield messages[start:]
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest // 2]}\n...\n{text[-longest // 2 :]}"
 
 
 def _encoded(text: str) -> bytes:
