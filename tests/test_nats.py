@@ -12,6 +12,7 @@ pytest.importorskip("nats", reason="nats-py is not installed: the extra `nats`")
 
 from peewee_honker import Event, ForwardConflictError, HonkerError, PayloadError, Relay
 from peewee_honker.events import GAP, HonkerEventTarget, SilentRecorder
+from peewee_honker.events.consumer import Consumer
 from peewee_honker.events.stream import read_stream
 from peewee_honker.events.target import Forwarded
 from peewee_honker.servers.nats import NatsFullError, NatsStore, NatsTarget, NatsUnavailableError, StreamLimits, names
@@ -914,3 +915,47 @@ def test_requests_that_were_sent_again_do_not_make_a_conflict_of_their_own(nats_
             assert store.save_place("test", "events", number, number + 1)
         assert proxy.cuts >= 6
         store.close()
+
+
+PERMITTED = """
+authorization { users: [
+  { user: publisher, password: x, permissions: {
+    publish: ["peewee_honker.>", "$JS.API.STREAM.INFO.*", "$JS.API.STREAM.CREATE.*"], subscribe: ["_INBOX.>"] } }
+  { user: listener, password: x, permissions: { subscribe: ["peewee_honker.event.>", "_INBOX.>"] } }
+  { user: consumer, password: x, permissions: {
+    publish: ["peewee_honker.>", "$KV.peewee_honker.>", "$JS.API.STREAM.>", "$JS.API.CONSUMER.>"],
+    subscribe: ["_INBOX.>"] } }
+] }
+"""
+
+
+def test_the_permissions_that_the_docs_name_suffice(new_nats_server, make, hear):
+    server = new_nats_server(more=PERMITTED)
+    url = {name: server.url.replace("//", f"//{name}:x@") for name in ("publisher", "listener", "consumer")}
+    _, ephemeral = hear("ephemeral", url=url["listener"])
+    say(make("durable", url["publisher"]), 1)
+    say(make("ephemeral", url["publisher"]), 2)
+    target, durable = make("durable", url["consumer"], consumer="test", start_at="beginning", attempts=1), []
+
+    def ship(event):
+        durable.append(event.id)
+        raise RuntimeError("no")
+
+    target.add_listener("*", ship)
+    outside.until(target.store.dead_letters)
+    outside.until(lambda: ephemeral)
+    assert (durable, ephemeral) == (["1"], ["2"])
+
+
+def test_one_consumer_reads_two_streams(nats_url):
+    store, heard = NatsStore(nats_url), []
+    consumer = Consumer(store, "test")
+    targets = [NatsTarget(store, "durable", stream=stream, consumer=consumer) for stream in ("one", "other")]
+    for target in targets:
+        target.add_listener("*", lambda event: heard.append(event.id))
+    for target in targets:
+        say(target, target.stream)
+    outside.until(lambda: sorted(heard) == ["one", "other"])
+    for target in targets:
+        target.close()
+    store.close()
