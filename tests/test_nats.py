@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import gc
 import random
 import signal
 import threading
@@ -396,6 +397,15 @@ def test_dispatch_from_many_threads_and_a_running_loop_at_once(hear, mode):
         assert [id_ for id_ in heard if id_.startswith(name)] == [f"{name} {number}" for number in range(20)]
 
 
+def test_more_large_events_than_the_connection_holds_arrive_in_order(make, hear):
+    _, heard = hear("ephemeral")
+    publisher = make("ephemeral")
+    for number in range(300):
+        publisher.dispatch(Event("order.saved", str(number), "x" * 100_000))
+    outside.until(lambda: len(heard) == 300)
+    assert heard == [str(number) for number in range(300)]
+
+
 @BOTH
 def test_a_coroutine_listener_can_dispatch_in_its_loop(make, mode):
     async def run():
@@ -430,6 +440,17 @@ def test_all_threads_end_with_close_and_it_can_be_used_again(hear):
         target.close()
         target.close()
         assert nats_threads() == []
+
+
+def test_the_connection_of_a_target_that_nobody_closes_ends_with_it(hear, nats_url):
+    _, heard = hear("ephemeral")
+    forgotten = NatsTarget(nats_url)
+    say(forgotten, 1)
+    assert nats_threads().count("peewee-honker-nats") == 2
+    del forgotten
+    gc.collect()
+    outside.until(lambda: nats_threads().count("peewee-honker-nats") == 1)
+    outside.until(lambda: heard)
 
 
 @BOTH

@@ -96,6 +96,7 @@ class CuttingProxy:
             self._clients.add(client)
             for each in (client, server):
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                each.settimeout(5.0)  # for one that does not read
                 self._selector.register(each, selectors.EVENT_READ)
 
     def _pass_on(self, source: socket.socket) -> None:

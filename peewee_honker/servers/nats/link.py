@@ -25,7 +25,7 @@ logger = logging.getLogger("peewee_honker.nats")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0  # seconds between two attempts to connect again
 _CONNECT = 3.0  # seconds that an attempt may take
 _NOBODY = 0.1  # seconds until a request that nobody answers is sent again: a server that starts is slow to do so
-_MOST_WAITING = 20_000  # messages that may wait to be written before who publishes has to wait
+_MOST_WAITING = 2_000  # messages that may wait to be written before who publishes has to wait
 _MOST_UNWRITTEN = 1 << 20  # bytes that the client may hold
 _GOODBYE = 2.0  # seconds that the end may take to write what waits
 _PING = 10  # seconds between two looks whether a silent server is there
@@ -176,7 +176,7 @@ class Link:
             self._start()
             if self._client is None:
                 raise self._unavailable()
-        if message.size > self.max_payload:
+        if (len(message.payload) if message.headers is None else message.size) > self.max_payload:
             raise self._too_long(message)
         if patient and len(self._outbox) > _MOST_WAITING and threading.current_thread() is not self._thread:
             self._has_room.clear()
@@ -476,23 +476,31 @@ class Link:
             self._drain_task = self._loop.create_task(self._drain())
 
     async def _drain(self) -> None:
+        outbox = self._outbox
         while True:
-            while self._outbox and (client := self._client) is not None:
-                item = self._outbox.popleft()
+            while outbox and (client := self._client) is not None:
+                item = outbox.popleft()
                 if type(item) is Message:
+                    subject, payload, headers, reply = item
                     try:
-                        await client.publish(item.subject, item.payload, item.reply, item.headers)  # type: ignore[arg-type]
+                        await client.publish(subject, payload, reply, headers)  # type: ignore[arg-type]
                     except (nats.errors.Error, ValueError) as error:
                         logger.error("a message on %s was not sent: %s", item.subject, _told(error))
                 elif isinstance(item, _Item) and not item.is_given_up:
                     await self._write(client, item)
                 if client.pending_data_size > _MOST_UNWRITTEN:
-                    await client.flush(timeout=max(1, round(self.timeout)))
+                    await self._write_out(client)
             self._has_room.set()
             self._is_draining = False  # who puts something there from now on says so
             if not self._outbox or self._client is None:
                 return
             self._is_draining = True
+
+    async def _write_out(self, client: Client) -> None:
+        try:
+            await client.flush(timeout=max(1, round(self.timeout)))
+        except (nats.errors.Error, OSError) as error:  # a lost connection is seen by who keeps it
+            logger.debug("%r is slow: %s", self, _told(error))
 
     async def _write(self, client: Client, item: _Item) -> None:
         self._number += 1

@@ -76,6 +76,8 @@ class NatsStore:
         self._running = 0  # lives of the dispatcher's thread
         self._is_closing = False
         _stores.add(self)
+        # One that nobody closes and nobody has any more; at the interpreter's end it is `_close_all` that closes.
+        weakref.finalize(self, self.link.close).atexit = False
 
     # The connection
 
