@@ -538,7 +538,7 @@ def test_the_child_of_a_fork_has_a_connection_of_its_own(nats_url, hear, mode):
     with outside.Script(code, nats_url, mode) as script:
         script.finish()
     outside.until(lambda: len(heard) == 3)
-    assert heard == ["parent before", "child", "parent after"]
+    assert sorted(heard) == ["child", "parent after", "parent before"]  # each once; two connections have no common order
 
 
 # No server, and servers that go
