@@ -46,10 +46,10 @@ class Relay:
         recorder: is told of the lag every few seconds.
 
     Guarantee: every event behind the relay's place is forwarded, in order, at least once, with its `event_id`, time and
-    origin. Where the target remembers what a relay has forwarded (see `EventTarget.forward`: files, PostgreSQL, Redis and
-    hubs do), each event is there once, through a crash of either side. While the target is away events wait in the stream:
-    it goes on with growing pauses, and catches up. Of several processes that run a relay of one name one is active, and is
-    followed within seconds of its death.
+    origin. Where the target remembers what a relay has forwarded (see `EventTarget.forward`: files, PostgreSQL, Redis,
+    NATS and hubs do), each event is there once, through a crash of either side. While the target is away events wait in
+    the stream: it goes on with growing pauses, and catches up. Of several processes that run a relay of one name one is
+    active, and is followed within seconds of its death.
 
     An event that the target refuses for what it is (PayloadError, TopicError) becomes a dead letter under the relay's name,
     and the relay goes on. Events that retention has deleted before they were forwarded are logged and counted in `missed`:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from peewee_honker import HonkerDatabase
+from tests.support.nats import nats_server, nats_url, new_nats_server  # noqa: F401  (fixtures)
 from tests.support.postgres import open_postgres, pg, postgres_server, postgres_url  # noqa: F401  (fixtures)
 from tests.support.redis import redis_server, redis_url  # noqa: F401  (fixtures)
 

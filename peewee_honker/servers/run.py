@@ -24,7 +24,6 @@ class ServerRun(Run):
     no server: then they are asked again after pauses that grow to five seconds."""
 
     logger: ClassVar[logging.Logger]
-    waker: "SocketWaker"
 
     def __init__(self, dispatcher: EventDispatcher) -> None:
         self._pause = 0.0  # before the next attempt to connect; 0 while there is a connection
@@ -59,6 +58,7 @@ class ServerRun(Run):
         except self.lost as error:
             self._pause = min(self._pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
             self._not_before = time.monotonic() + self._pause * random.uniform(0.5, 1.0)
+            self._poll_is_due = True
             self.logger.warning("no events for now, trying again in %.1f s: %s", self._pause, error)
             return False
         self._pause = 0.0

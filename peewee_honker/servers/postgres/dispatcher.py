@@ -45,6 +45,7 @@ class _PostgresRun(ServerRun):
 
     lost = PostgresUnavailableError
     logger = logger
+    waker: "SocketWaker"
     _dispatcher: PostgresDispatcher
 
     def __init__(self, dispatcher: PostgresDispatcher) -> None:

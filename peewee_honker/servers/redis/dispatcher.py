@@ -52,6 +52,7 @@ class _RedisRun(ServerRun):
 
     lost = RedisUnavailableError
     logger = logger
+    waker: "SocketWaker"
     _dispatcher: RedisDispatcher
 
     def __init__(self, dispatcher: RedisDispatcher) -> None:
