@@ -570,7 +570,7 @@ def test_the_changes_of_a_transaction_share_an_id_and_an_origin(db, path):
         Order.delete().where(Order.id == 1).execute()
     assert outer == inner != other
     Order.delete().execute()
-    found = [(event["origin"], event.get("transaction")) for event in events(db)]
+    found = [(event.get("origin", ""), event.get("transaction")) for event in events(db)]
     assert found[:4] == [("till 4", outer)] * 4
     assert found[4][1] == other
     assert found[5] == ("", None)
