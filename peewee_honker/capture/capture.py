@@ -140,6 +140,7 @@ class Capture:
                     json.dumps(self._options(), ensure_ascii=False),
                 ),
             )
+            database.engine.has_captures = (0.0, False)  # the transaction's other changes are to be marked
         logger.info("capture %s of table %s installed: %s", self.name, self.model._meta.table_name, why)
         return True
 

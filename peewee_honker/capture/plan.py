@@ -8,9 +8,7 @@ import peewee
 from peewee_honker.capture.forms import quoted
 from peewee_honker.capture.table import Table
 
-__all__ = ["TRANSACTION", "Parts", "Plan", "Spec", "all_of"]
-
-TRANSACTION = "_honker_peewee_transaction"
+__all__ = ["Parts", "Plan", "Spec", "all_of"]
 
 Parts = dict[tuple[str, str], str]
 """Pieces of a schema by type and name: the text that follows CREATE, the type and the name."""

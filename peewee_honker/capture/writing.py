@@ -5,8 +5,9 @@ from collections.abc import Callable
 import peewee
 
 from peewee_honker.capture.forms import json_form, key_form, literal, quoted
-from peewee_honker.capture.plan import TRANSACTION, Parts, Plan
+from peewee_honker.capture.plan import Parts, Plan
 from peewee_honker.capture.template import Code, Template, json_text, printf
+from peewee_honker.driver.mark import TRANSACTION
 
 __all__ = ["Writing"]
 
