@@ -5,13 +5,13 @@
 Each side is a file of its own with the same model; nobody listens. Times are the process's CPU time, which other programs
 disturb little (nothing here waits for the disk); the ratios are medians, over the rounds, of those of neighbouring samples.
 What is timed: 1,000 `Model.create` in a transaction, beside those of a table that is not captured, and beside those that are
-followed by Honker's `tx.notify` of the same event; 300 single creates; statements that change 20,000 rows, with their commit;
-creates in a table that is not captured, in a file with captured ones; and what SQLite takes to compile a statement that it
-has not met.
+followed by Honker's `tx.notify` of the same event; 300 single creates; statements that change 20,000 rows, with their
+commit; creates in a table that is not captured, in a file with captured ones; and what SQLite takes to compile a statement
+that it has not met.
 
-The floors are triggers that do less than a capture has to: one that writes a constant text as long as an event; the same with
-the look, before each row, whether it takes another's place; and this with the row as a bare json_array(), the cheapest JSON
-that SQLite makes of it, which rounds a REAL and fails for a blob.
+The floors are triggers that do less than a capture has to: one that writes a constant text as long as an event; the same
+with the look, before each row, whether it takes another's place; and this with the row as a bare json_array(), the
+cheapest JSON that SQLite makes of it, which rounds a REAL and fails for a blob.
 """
 
 import argparse
