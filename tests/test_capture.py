@@ -560,6 +560,13 @@ def test_a_rollback_leaves_no_event_and_a_savepoint_only_what_stands(db):
     assert told(db) == [("insert", "5"), ("update", "5")]
 
 
+def transactions(db, table="_honker_notifications"):
+    """The id that each event has, oldest first; and they are gone."""
+    found = [event.get("transaction") for event in events(db, table)]
+    db.execute_sql(f"DELETE FROM {table}")
+    return found
+
+
 def test_the_changes_of_a_transaction_share_an_id_and_an_origin(db, path):
     Capture(Order).install()
     with transaction(db, origin="till 4") as outer:
@@ -569,23 +576,141 @@ def test_the_changes_of_a_transaction_share_an_id_and_an_origin(db, path):
     with transaction(db) as other:
         Order.delete().where(Order.id == 1).execute()
     assert outer == inner != other
-    Order.delete().execute()
     found = [(event["origin"], event.get("transaction")) for event in events(db)]
     assert found[:4] == [("till 4", outer)] * 4
     assert found[4][1] == other
-    assert found[5] == ("", None)
 
 
-def test_the_id_of_a_transaction_cannot_outlive_it(db):
+def test_every_transaction_of_the_database_gives_its_changes_an_id(db):
     Capture(Order).install()
-    with pytest.raises(peewee.IntegrityError, match="FOREIGN KEY"), transaction(db):
+    with db.atomic():
         Order.create(customer="Ada")
-        db.execute_sql("COMMIT")
+        Order.update(note="x").execute()
+    with db.atomic(), db.atomic():
+        Order.create(customer="Bea")
+        Order.delete().where(Order.customer == "Bea").execute()
+    with db.manual_commit():
+        db.begin()
+        Order.create(customer="Cy")
+        db.execute_sql('UPDATE "order" SET note = 2')
+        db.commit()
+    db.execute_sql("BEGIN")
+    db.execute_sql("SAVEPOINT s")
+    Order.create(customer="Di")
+    db.execute_sql("ROLLBACK TO s")
+    Order.create(customer="Ed")
+    db.execute_sql("RELEASE s")
+    Order.create(customer="Flo")
+    db.execute_sql("COMMIT")
+    Order.update(note="y").execute()  # a statement alone
+    Order.insert_many([{"customer": "G"}, {"customer": "H"}]).execute()
+    ids = transactions(db)
+    groups = [ids[:2], ids[2:4], ids[4:7], ids[7:9], ids[9:13], ids[13:]]
+    assert [len(group) for group in groups] == [2, 2, 3, 2, 4, 2]
+    assert [len(set(group)) for group in groups] == [1] * 6
+    assert len(set(ids)) == 6
+    assert None not in ids
+    assert db.execute_sql("SELECT count(*) FROM _honker_peewee_transaction").fetchone() == (0,)
+
+
+def test_an_id_changes_nothing_of_what_statements_report(db):
+    db.execute_sql("CREATE TABLE bare (word TEXT PRIMARY KEY) WITHOUT ROWID")
+    Capture(Order).install()
+    with db.atomic():
+        assert Order.create(customer="Ada").id == 1
+        cursor = db.execute_sql("INSERT INTO bare VALUES ('a')")
+        assert (cursor.lastrowid, cursor.rowcount) == (1, 1)
+        assert db.execute_sql("SELECT last_insert_rowid(), changes(), total_changes() >= 2").fetchone() == (1, 1, 1)
+    assert Order.update(note="x").execute() == 1
+    assert Order.insert_many([{"customer": "Eve"}, {"customer": "Bea"}]).execute() == 3
+    assert Order.insert(customer="Cy").returning(Order.id).execute().cursor.fetchone() == (4,)
+
+
+def test_a_statement_that_fails_leaves_no_transaction_open_and_no_mark(db):
+    Capture(Order).install()
+    with pytest.raises(peewee.IntegrityError):
+        Order.insert_many([{"id": 1, "customer": "Ada"}, {"id": 1, "customer": "Eve"}]).execute()
+    assert not db.in_transaction()
+    with db.atomic():
+        Order.create(customer="Ada")
+        with pytest.raises(peewee.IntegrityError):
+            Order.insert(id=1, customer="Eve").execute()
+        Order.create(customer="Bea")
+    ids = transactions(db)
+    assert len(ids) == 2
+    assert len(set(ids)) == 1
+
+
+def test_a_commit_that_fails_keeps_the_transaction_and_its_id(db):
+    db.execute_sql(
+        'CREATE TABLE pet (id INTEGER PRIMARY KEY, owner INTEGER REFERENCES "order" (id) DEFERRABLE INITIALLY DEFERRED)'
+    )
+    Capture(Order).install()
+    with db.manual_commit():
+        db.begin()
+        db.execute_sql("INSERT INTO pet (owner) VALUES (2)")
+        Order.create(customer="Ada")
+        with pytest.raises(peewee.IntegrityError, match="FOREIGN KEY"):
+            db.commit()
+        Order.create(customer="Eve")
+        db.commit()
+    ids = transactions(db)
+    assert len(ids) == 2
+    assert len(set(ids)) == 1
+
+
+def test_a_capture_that_another_process_installs_is_noticed(db, path):
+    with db.atomic():
+        Order.create(customer="Ada")
+    code = """
+    import sys
+    from peewee import *
+    from peewee_honker import HonkerDatabase
+    from peewee_honker.capture import Capture
+    db = HonkerDatabase(sys.argv[1])
+    class Order(db.Model):
+        customer = CharField()
+    Capture(Order).install()
+    """
+    with outside.Script(code, path) as script:
+        script.finish()
+
+    def is_noticed():
+        with db.atomic():
+            Order.update(customer=fn.random()).execute()
+        return transactions(db) not in ([None], [])
+
+    outside.until(is_noticed)
+
+
+def test_the_id_of_a_transaction_cannot_outlive_it(db, path):
+    Capture(Order).install()
     with pytest.raises(RuntimeError), transaction(db):
         raise RuntimeError
-    Order.create(customer="Eve")
-    assert [event.get("transaction") for event in events(db)] == [None]
+    with pytest.raises(peewee.OperationalError, match="no transaction is active"), transaction(db):
+        Order.create(customer="Ada")
+        db.execute_sql("COMMIT")
     assert db.execute_sql("SELECT count(*) FROM _honker_peewee_transaction").fetchone() == (0,)
+    code = """
+    import sqlite3, sys
+    db = sqlite3.connect(sys.argv[1], isolation_level=None)
+    db.execute("PRAGMA foreign_keys = 1")
+    mark = '''INSERT INTO _honker_peewee_transaction (number, event) VALUES (1, '"origin":"cron","transaction":"a"')'''
+    insert = '''INSERT INTO "order" (customer, total) VALUES ('Eve', 1)'''
+    for sql in ("BEGIN", mark, insert):
+        db.execute(sql)
+    try:
+        db.execute("COMMIT")
+    except sqlite3.IntegrityError as error:
+        print(error)
+    db.execute("DELETE FROM _honker_peewee_transaction")
+    db.execute("COMMIT")
+    db.execute(insert)
+    """
+    transactions(db)
+    with outside.Script(code, path) as script:
+        assert "FOREIGN KEY" in script.finish()
+    assert [(event.get("origin"), event.get("transaction")) for event in events(db)] == [("cron", "a"), (None, None)]
 
 
 def test_an_id_is_refused_where_it_could_be_left_to_others(db):

@@ -1,6 +1,7 @@
 """Migrations of one file and of all tenants: the API, and the command in a process of its own."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -8,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from peewee import Model, TextField
 
+from peewee_honker.capture import Capture, installed_captures
 from peewee_honker.storage.migrations import MigrationError, migrate, migrate_tenants, migration_status, revert
 from peewee_honker.storage.tenants import Tenants
 from tests.support import outside
@@ -91,6 +94,52 @@ def test_migrations_are_applied_and_reverted_with_their_events(db, path, scripts
         ("migration.reverted", "0002_stars"),
         ("migration.reverted", "0001_notes"),
     ]
+
+
+ANEW = """
+from peewee import *
+
+def up(migrator, db):
+    migrator.migrate(migrator.alter_column_type("note", "text", CharField()))
+    migrator.migrate(migrator.add_not_null("note", "stars"))
+"""
+
+
+def test_a_capture_is_kept_by_migrations_that_make_its_table_anew(db, scripts, caplog):
+    class Note(Model):
+        text = TextField()
+
+    migrate(db, scripts)
+    with db.bind_ctx([Note]):
+        Capture(Note).install()
+        (scripts / "0003_anew.py").write_text(ANEW)
+        with caplog.at_level(logging.INFO, "peewee_honker.capture"):
+            assert migrate(db, scripts) == ["0003_anew"]
+        assert "capture note put back on table note" in caplog.text
+        assert [found.complete for found in installed_captures(db)] == [True]
+        db.execute_sql("DELETE FROM _honker_notifications")
+        db.execute_sql("INSERT INTO note (text, stars) VALUES ('heard', 1)")
+        (text,) = db.execute_sql("SELECT payload FROM _honker_notifications").fetchone()
+        assert json.loads(text)["payload"]["text"] == "heard"
+        assert Capture(Note).is_current()
+
+
+def test_a_capture_that_no_longer_fits_its_table_is_said_to_be_lost(db, scripts, caplog):
+    class Note(Model):
+        text = TextField()
+
+    migrate(db, scripts)
+    with db.bind_ctx([Note]):
+        Capture(Note).install()
+        (scripts / "0003_other.py").write_text(
+            "def up(migrator, db):\n"
+            '    db.execute_sql("DROP TABLE note")\n'
+            '    db.execute_sql("CREATE TABLE note (word TEXT)")\n'
+        )
+        with caplog.at_level(logging.WARNING, "peewee_honker.capture"):
+            migrate(db, scripts)
+        assert "capture note is lost until it is installed again" in caplog.text
+        db.execute_sql("INSERT INTO note VALUES ('still writable')")
 
 
 def test_one_that_fails_leaves_nothing_and_those_before_stay(db, path, scripts):

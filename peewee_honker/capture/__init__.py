@@ -9,7 +9,7 @@ language's are heard like those of `save()`.
 
 from peewee_honker.capture.capture import Capture
 from peewee_honker.capture.installed import Installed, installed_captures, uninstall
-from peewee_honker.capture.migration import create_tables, suspended
+from peewee_honker.capture.migration import create_tables, kept, suspended
 from peewee_honker.capture.transaction import transaction
 
-__all__ = ["Capture", "Installed", "create_tables", "installed_captures", "suspended", "transaction", "uninstall"]
+__all__ = ["Capture", "Installed", "create_tables", "installed_captures", "kept", "suspended", "transaction", "uninstall"]

@@ -24,7 +24,7 @@ __all__ = ["OPERATIONS", "Capture"]
 logger = logging.getLogger("peewee_honker.capture")
 
 OPERATIONS = ("insert", "update", "delete")
-_VERSION = 1  # of what the triggers write, and where
+_VERSION = 2  # of what the triggers write, and where
 _TABLES = (
     f"""CREATE TABLE IF NOT EXISTS {{schema}}.{CAPTURES} (
         name TEXT PRIMARY KEY, table_name TEXT NOT NULL, version INTEGER NOT NULL, fingerprint TEXT NOT NULL,
@@ -140,6 +140,7 @@ class Capture:
                     json.dumps(self._options(), ensure_ascii=False),
                 ),
             )
+            database.engine.has_captures = (0.0, False)  # the transaction's other changes are to be marked
         logger.info("capture %s of table %s installed: %s", self.name, self.model._meta.table_name, why)
         return True
 

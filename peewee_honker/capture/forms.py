@@ -31,12 +31,13 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def json_form(field: peewee.Field, value: str) -> str:
+def json_form(field: peewee.Field, value: str, affinity: str = "BLOB") -> str:
     """An SQL expression, never NULL: the JSON text of a field's value.
 
     Arguments:
         field: the field.
         value: the SQL that names the value, for instance `NEW."total"`.
+        affinity: that of the value's column, which says what it cannot hold; `ROWID` for the rowid.
     """
     field = _referred(field)
     if isinstance(field, peewee.TimestampField):
@@ -46,7 +47,10 @@ def json_form(field: peewee.Field, value: str) -> str:
     for kind, form in _FORMS:
         if isinstance(field, kind):
             return form(value)
-    return _any(value)
+    if affinity == "ROWID":
+        return value
+    by_affinity = _BY_AFFINITY.get(affinity)
+    return by_affinity(value) if by_affinity else _any(value)
 
 
 def key_form(field: peewee.Field, value: str) -> str:
@@ -61,7 +65,7 @@ def key_form(field: peewee.Field, value: str) -> str:
         return f"CASE {value} WHEN 0 THEN 'False' WHEN 1 THEN 'True' ELSE CAST({value} AS TEXT) END"
     if isinstance(field, (peewee.IntegerField, peewee.CharField, peewee.TextField)):
         return f"CAST({value} AS TEXT)"
-    number = _decimal_text(value) if isinstance(field, peewee.DecimalField) else _number(value)
+    number = _decimal_text(value) if isinstance(field, peewee.DecimalField) else f"printf('%!.19g', {value})"
     return f"CASE typeof({value}) WHEN 'blob' THEN {_base64(value)} WHEN 'real' THEN {number} ELSE CAST({value} AS TEXT) END"
 
 
@@ -71,44 +75,48 @@ def _referred(field: peewee.Field) -> peewee.Field:
     return field
 
 
-# SQLite orders all numbers before all texts before all blobs, and a comparison costs less than typeof(). What is compared
-# has no affinity here, so that nothing is converted for it.
-def _is_number(value: str) -> str:
-    return f"{value} < ''"
-
-
-def _is_text(value: str) -> str:
-    return f"{value} >= '' AND {value} < x''"
-
-
+# SQLite orders all numbers before all texts before all blobs, and a comparison costs less than typeof(). Comparisons with ''
+# and x'' convert nothing, whatever the column's affinity.
+#
+# A trigger's program starts by loading its constants and clearing its registers, those of branches that are not taken as
+# well, so what is rare is written with few of them.
 def _number(value: str) -> str:
-    # json_quote() gives 15 digits, two too few. 17 are enough, but older versions round the last of them wrongly far from
-    # 1. Infinity is a number that every reader of JSON rounds to infinity.
-    return (
-        f"CASE WHEN typeof({value}) = 'integer' THEN {value} WHEN abs({value}) < 9e999 THEN printf('%!.19g', {value}) "
-        f"WHEN {value} > 0 THEN '9e999' ELSE '-9e999' END"
-    )
+    # quote() gives a REAL all its digits, where json_quote() gives 15. Infinity is a number that every reader of JSON rounds
+    # to infinity; newer versions write it so by themselves.
+    return f"replace(quote({value}), 'Inf', '9e999')"
 
 
-def _rest(value: str) -> str:
-    """Neither number nor text: NULL, or a blob where none belongs, which is an object that no reader takes for text."""
-    return f"""CASE WHEN {value} IS NULL THEN 'null' ELSE printf('{{"$hex":"%s"}}', hex({value})) END"""
+def _blob_as_object(value: str) -> str:
+    """A blob where none belongs, as an object that no reader takes for text."""
+    return f"""printf('{{"$hex":"%s"}}', hex({value}))"""
 
 
 def _any(value: str) -> str:
-    """A value by its own type, which is a number's before all."""
+    """A value by its own type."""
     return (
-        f"CASE WHEN {_is_number(value)} THEN {_number(value)} WHEN {value} < x'' THEN json_quote({value}) "
-        f"ELSE {_rest(value)} END"
+        f"CASE WHEN {value} < '' THEN {_number(value)} WHEN {value} >= x'' THEN {_blob_as_object(value)} "
+        f"ELSE json_quote({value}) END"
     )
 
 
-def _any_text(value: str, form: str | None = None) -> str:
-    """A value by its own type, which is a text's before all; `form` is the JSON of a text."""
-    return (
-        f"CASE WHEN {_is_text(value)} THEN {form or f'json_quote({value})'} "
-        f"WHEN {_is_number(value)} THEN {_number(value)} ELSE {_rest(value)} END"
-    )
+def _any_text(value: str, form: str) -> str:
+    """A value by its own type; `form` is the JSON of a text or NULL."""
+    return f"CASE WHEN {value} < '' THEN {_number(value)} WHEN {value} >= x'' THEN {_blob_as_object(value)} ELSE {form} END"
+
+
+def _text_column(value: str) -> str:
+    """In a column of TEXT affinity are no numbers."""
+    return f"CASE WHEN {value} >= x'' THEN {_blob_as_object(value)} ELSE json_quote({value}) END"
+
+
+def _integer_column(value: str) -> str:
+    # | makes an integer of everything but NULL
+    return f"CASE WHEN {value} IS {value} | 0 THEN ifnull({value}, 'null') ELSE {_any(value)} END"
+
+
+def _real_column(value: str) -> str:
+    # 17 digits are enough, but older versions round the last of them wrongly far from 1. printf() is quicker than quote().
+    return f"CASE WHEN {value} < 9e999 AND {value} > -9e999 THEN printf('%!.19g', {value}) ELSE {_any(value)} END"
 
 
 def _base64(value: str) -> str:
@@ -127,7 +135,7 @@ def _base64(value: str) -> str:
 def _blob(value: str) -> str:
     return (
         f"CASE WHEN {value} >= x'' THEN '\"' || {_base64(value)} || '\"' WHEN {value} IS NULL THEN 'null' "
-        f"WHEN {_is_number(value)} THEN {_number(value)} ELSE json_quote({value}) END"
+        f"WHEN {value} < '' THEN {_number(value)} ELSE json_quote({value}) END"
     )
 
 
@@ -161,8 +169,8 @@ def _date_time(value: str) -> str:
     return _any_text(
         value,
         # The first space is where the time begins; a pattern would cost more than all the rest.
-        f"json_quote(CASE WHEN instr({value}, ' ') = 11 THEN substr({value}, 1, 10) || 'T' || substr({value}, 12) "
-        f"WHEN {value} GLOB '{_DATE}' THEN {value} || 'T00:00:00' ELSE {value} END)",
+        f"json_quote(CASE WHEN instr({value}, ' ') = 11 THEN replace({value}, ' ', 'T') "
+        f"WHEN length({value}) = 10 AND {value} GLOB '{_DATE}' THEN {value} || 'T00:00:00' ELSE {value} END)",
     )
 
 
@@ -200,9 +208,9 @@ def _uuid_text(value: str, field: peewee.Field) -> str:
 
 
 def _uuid(value: str, field: peewee.Field) -> str:
-    form = f"json_quote({_uuid_text(value, field)})"
+    form = f"json_quote({_uuid_text(value, field)})"  # of NULL: null
     if isinstance(field, peewee.BinaryUUIDField):
-        return f"CASE WHEN {value} >= x'' AND length({value}) = 16 THEN {form} ELSE {_any_text(value)} END"
+        return f"CASE WHEN {value} >= x'' AND length({value}) = 16 THEN {form} ELSE {_any(value)} END"
     return _any_text(value, form)
 
 
@@ -213,8 +221,8 @@ def _json(value: str) -> str:
 def _jsonb(value: str) -> str:
     # 8 asks for a strict check: json() of anything less would fail, and the write with it.
     return (
-        f"CASE WHEN {value} >= x'' THEN CASE WHEN json_valid({value}, 8) THEN json({value}) ELSE {_rest(value)} END "
-        f"ELSE {_json(value)} END"
+        f"CASE WHEN {value} >= x'' THEN CASE WHEN json_valid({value}, 8) THEN json({value}) "
+        f"ELSE {_blob_as_object(value)} END ELSE {_json(value)} END"
     )
 
 
@@ -233,11 +241,12 @@ _FORMS: tuple[tuple[type[peewee.Field], Form], ...] = (
     (peewee.BareField, _blob),
     (peewee.AnyField, _blob),
     (peewee.BooleanField, _boolean),
-    (peewee.CharField, _any_text),
-    (peewee.TextField, _any_text),
     (peewee.DecimalField, _decimal),
     (peewee.DateTimeField, _date_time),
     (peewee.DateField, _date),
     (peewee.TimeField, _time),
     (peewee.IPField, _ip),
 )
+
+# For the fields whose values in Python are what the column holds.
+_BY_AFFINITY: dict[str, Form] = {"TEXT": _text_column, "INTEGER": _integer_column, "REAL": _real_column}

@@ -8,6 +8,7 @@ from peewee_honker.capture.forms import literal, quoted
 from peewee_honker.capture.plan import Parts
 from peewee_honker.capture.triggers import names
 from peewee_honker.database import HonkerDatabase
+from peewee_honker.driver.mark import CAPTURES
 
 __all__ = [
     "CAPTURES",
@@ -21,8 +22,6 @@ __all__ = [
     "there",
     "uninstall",
 ]
-
-CAPTURES = "_honker_peewee_captures"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,14 @@ import peewee
 
 from peewee_honker.capture.capture import Capture
 from peewee_honker.capture.forms import quoted
-from peewee_honker.capture.installed import CAPTURES, drop, has_table, rows, there
+from peewee_honker.capture.installed import CAPTURES, drop, has_table, installed_captures, rows, there
 from peewee_honker.capture.triggers import names
 from peewee_honker.database import HonkerDatabase
 
 if TYPE_CHECKING:
     from peewee_honker.capture.plan import Parts
 
-__all__ = ["create_tables", "suspended"]
+__all__ = ["create_tables", "kept", "suspended"]
 
 logger = logging.getLogger("peewee_honker.capture")
 
@@ -67,6 +67,33 @@ def suspended(captures: Iterable[Capture], database: HonkerDatabase | None = Non
         raise
     for former in kept:
         former.capture.install(former.database)
+
+
+@contextmanager
+def kept(database: HonkerDatabase) -> Iterator[None]:
+    """Put the triggers back that the block has taken along with a table that it made anew under the same name.
+
+    They are those of before: `Capture.install` makes them anew where the table's columns have changed. Where they no longer
+    fit the table, the capture stays incomplete until then, and a warning says so. Of the database's own file, not of
+    attached ones.
+    """
+    before = {known.name: there(database, "main", known.name) for known in installed_captures(database) if known.complete}
+    yield
+    for known in installed_captures(database):
+        if known.complete or known.name not in before or not has_table(database, "main", known.table):
+            continue
+        try:
+            with database.atomic():
+                left = there(database, "main", known.name)
+                for what in reversed(
+                    [what for what in names(known.name) if what in before[known.name] and what not in left]
+                ):
+                    database.execute_sql(before[known.name][what])
+                for sql in ("INSERT INTO {} DEFAULT VALUES", "DELETE FROM {}"):  # have SQLite compile them
+                    database.execute_sql(f"EXPLAIN {sql.format(quoted(known.table))}")
+            logger.info("capture %s put back on table %s, which was made anew", known.name, known.table)
+        except peewee.PeeweeException as error:
+            logger.warning("capture %s is lost until it is installed again: table %s %s", known.name, known.table, error)
 
 
 class _Kept:

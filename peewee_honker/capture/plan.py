@@ -8,9 +8,7 @@ import peewee
 from peewee_honker.capture.forms import quoted
 from peewee_honker.capture.table import Table
 
-__all__ = ["TRANSACTION", "Parts", "Plan", "Spec", "all_of"]
-
-TRANSACTION = "_honker_peewee_transaction"
+__all__ = ["Parts", "Plan", "Spec", "all_of"]
 
 Parts = dict[tuple[str, str], str]
 """Pieces of a schema by type and name: the text that follows CREATE, the type and the name."""
@@ -47,7 +45,7 @@ class Plan:
     """A capture of a table: what its parts have to know of each other.
 
     - `columns`: the columns whose values are handed on, in that order, as `c0`, `c1`, ... and old ones as `o0`, `o1`, ...
-    - `replaced`: the table of notes about rows that may be replaced, `row`, `json`, `done`: the views; all quoted.
+    - `replaced`: the table of notes about rows that may be replaced, `row`, `json`: the views; all quoted.
     """
 
     def __init__(self, spec: Spec, table: Table) -> None:
@@ -56,7 +54,7 @@ class Plan:
         self.deletes = "delete" in spec.operations
         self.tells_changes = spec.old_values and "update" in spec.operations
         self.columns = list(dict.fromkeys(field.column_name for field in (*spec.fields, *spec.key)))
-        self.replaced, self.row, self.json, self.done = map(self.name, ("replaced", "row", "json", "done"))
+        self.replaced, self.row, self.json = map(self.name, ("replaced", "row", "json"))
 
     def name(self, part: str) -> str:
         """The name of one of the capture's parts, quoted."""
@@ -73,7 +71,12 @@ class Plan:
     def equal(self, new: str, old: str, column: str) -> str:
         """Whether two values of a column are the same."""
         same = f"{new} IS {old} COLLATE BINARY"
-        return f"{same} AND typeof({new}) IS typeof({old})" if column in self.table.untyped else same
+        return f"{same} AND typeof({new}) IS typeof({old})" if self.affinity(column) == "BLOB" else same
+
+    def affinity(self, column: str) -> str:
+        """What a column makes of values; `ROWID` for the one that is the rowid."""
+        name = column.lower()
+        return "ROWID" if name == self.table.alias else self.table.affinities[name]
 
     def tell(self, operation: str, values: list[str], before: list[str] | None = None) -> str:
         """The statement that hands values of the columns on, and for changes those before; nothing is told of a NULL."""

@@ -26,16 +26,13 @@ class Replaced:
     def parts(self) -> Parts:
         """The notes' table and the triggers around it."""
         plan = self.plan
-        keys = range(len(plan.table.unique_keys))
         values = ", ".join(plan.numbered("c"))
         return {
             ("table", "replaced"): (
                 "(key INTEGER NOT NULL, value NOT NULL, row NOT NULL, gone INTEGER NOT NULL DEFAULT 0, "
-                f"{values}, PRIMARY KEY (key, value, row)) WITHOUT ROWID"
+                f"{values}, PRIMARY KEY (key, value)) WITHOUT ROWID"
             ),
             ("index", "noted"): f"ON {plan.replaced} (row)",
-            ("view", "done"): plan.view("row", *(f"v{number}" for number in keys)),
-            ("trigger", "settle"): plan.trigger(f"INSTEAD OF INSERT ON {plan.done}", *self._settle()),
             ("trigger", "announce"): plan.trigger(f"AFTER UPDATE OF gone ON {plan.replaced}", "1", *self._announce()),
         }
 
@@ -44,36 +41,32 @@ class Replaced:
         at = f"FROM {quoted(self.plan.table.name)} AS _t WHERE"
         conflicts = [all_of(self._conflict(key), but) for key in self.plan.table.unique_keys]
         return " OR ".join(f"EXISTS (SELECT 1 {at} {conflict})" for conflict in conflicts), [
-            self._note(number, key, f"{at} {all_of(conflict, self.plan.spec.where('_t'))}")
+            statement
             for number, (key, conflict) in enumerate(zip(self.plan.table.unique_keys, conflicts, strict=True))
+            for statement in self._note(number, key, f"{at} {all_of(conflict, self.plan.spec.where('_t'))}")
         ]
 
-    def _note(self, number: int, key: UniqueKey, rows: str) -> str:
-        # A note that is there is right, since it goes with any change of its row. No conflict clause: the one of the
-        # statement that runs the trigger would override it.
-        value, row = self._value(key, before=True), self._row("_t")
+    def _note(self, number: int, key: UniqueKey, rows: str) -> tuple[str, str]:
+        # A note goes with any change of its row, so one that has this key is of the same row, or of one that went unseen.
+        value = self._value(key, before=True)
         columns = ", ".join(["key", "value", "row", *self.plan.numbered("c")])
-        values = ", ".join([str(number), value, row, *(f"_t.{quoted(column)}" for column in self.plan.columns)])
+        values = [str(number), value, self._row("_t"), *(f"_t.{quoted(column)}" for column in self.plan.columns)]
         return (
-            f"INSERT INTO {self.plan.replaced} ({columns}) SELECT {values} {rows} AND NOT EXISTS "
-            f"(SELECT 1 FROM {self.plan.replaced} WHERE key = {number} AND value = {value} AND row = {row})"
+            f"DELETE FROM {self.plan.replaced} WHERE key = {number} AND value = {value}",
+            f"INSERT INTO {self.plan.replaced} ({columns}) SELECT {', '.join(values)} {rows}",
         )
 
-    def report(self, old: str | None, new: str | None) -> str:
-        """Say that a row was changed or deleted, and which unique keys a new one has taken."""
-        values = [self._value(key) if new else "NULL" for key in self.plan.table.unique_keys]
-        return f"INSERT INTO {self.plan.done} VALUES ({self._row(old) if old else 'NULL'}, {', '.join(values)})"
-
-    def _settle(self) -> tuple[str, ...]:
-        """When there are notes: first forget that of the row itself, which ON CONFLICT DO UPDATE found in its way and did
-        not replace; then mark those of rows whose keys are taken."""
-        row = "row = NEW.row"
-        taken = [f"key = {number} AND value = NEW.v{number}" for number, _key in enumerate(self.plan.table.unique_keys)]
-        return (
-            " OR ".join(f"EXISTS (SELECT 1 FROM {self.plan.replaced} WHERE {which})" for which in (row, *taken)),
-            f"DELETE FROM {self.plan.replaced} WHERE {row}",
-            *(f"UPDATE {self.plan.replaced} SET gone = 1 WHERE {which}" for which in taken),
-        )
+    def settle(self, old: str | None, new: str | None) -> list[str]:
+        """The statements for a row that was changed or deleted, and for one that has taken its unique keys: first forget the
+        note of the row itself, which ON CONFLICT DO UPDATE found in its way and did not replace; then mark those of rows
+        whose keys are taken. These are found by their whole primary key, so SQLite takes no temporary table for them."""
+        statements = [f"DELETE FROM {self.plan.replaced} WHERE row = {self._row(old)}"] if old else []
+        if new:
+            for number, key in enumerate(self.plan.table.unique_keys):
+                statements.append(
+                    f"UPDATE {self.plan.replaced} SET gone = 1 WHERE key = {number} AND value = {self._value(key)}"
+                )
+        return statements
 
     def _announce(self) -> list[str]:
         return [
@@ -87,7 +80,8 @@ class Replaced:
         return f"{row}.{parts[0]} + 0" if parts[0][0] != '"' else self._joined([f"{row}.{part}" for part in parts])
 
     def _joined(self, values: Sequence[str]) -> str:
-        return values[0] if len(values) == 1 else " || ',' || ".join(f"quote({value})" for value in values)
+        # + takes its affinity from a column: with it, SQLite would not look for the value in the notes' primary key.
+        return f"+{values[0]}" if len(values) == 1 else " || ',' || ".join(f"quote({value})" for value in values)
 
     def _new(self, column: str, *, before: bool) -> str:
         """A column of the new row. Before it is written, NULL stands where OR REPLACE would put a default."""

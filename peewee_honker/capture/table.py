@@ -20,6 +20,12 @@ __all__ = ["Table", "UniqueKey", "read_table"]
 
 _ROWIDS = ("rowid", "_rowid_", "oid")
 _TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^]]*\]|--[^\n]*|/\*.*?\*/|\w+|\s+|.""", re.DOTALL)
+_AFFINITIES = (
+    (("INT",), "INTEGER"),
+    (("CHAR", "CLOB", "TEXT"), "TEXT"),
+    (("BLOB",), "BLOB"),
+    (("REAL", "FLOA", "DOUB"), "REAL"),
+)
 _ORDER = re.compile(r"\s+(?:ASC|DESC)\s*$", re.IGNORECASE)
 
 
@@ -42,14 +48,16 @@ class Table:
     """A table of the file: names (unquoted) of all its columns, one that can be written, what tells its rows apart, and its
     unique keys.
 
-    `untyped` are the columns without affinity, which can hold 1 and 1.0 as two values that compare equal; `defaults` has the
-    SQL of those columns' defaults for which `OR REPLACE` takes them instead of NULL.
+    `affinities` tells by name, in lower case, what a column makes of values: TEXT, INTEGER, REAL, NUMERIC, or BLOB, which is
+    nothing. `alias` is the column that is the rowid, in lower case, or None. `defaults` has the SQL of those columns'
+    defaults which `OR REPLACE` takes instead of NULL.
     """
 
     name: str
     columns: tuple[str, ...]
     writable: str
-    untyped: frozenset[str]
+    affinities: dict[str, str]
+    alias: str | None
     defaults: dict[str, str]
     identity: tuple[str, ...]
     unique_keys: tuple[UniqueKey, ...]
@@ -68,11 +76,11 @@ def read_table(database: "HonkerDatabase", name: str, schema: str = "main") -> T
         raise ValueError(f"{name} is no ordinary table ({row['type']}): SQLite runs no triggers for its rows")
     info = [column for column in _pragma(database, schema, "table_xinfo", name) if column["hidden"] != 1]
     columns = tuple(column["name"] for column in info)
-    keys = [
-        _unique_key(database, schema, index) for index in _pragma(database, schema, "index_list", name) if index["unique"]
-    ]
+    indexes = _pragma(database, schema, "index_list", name)
+    keys = [_unique_key(database, schema, index) for index in indexes if index["unique"]]
+    by_place = sorted((column["pk"], column["name"]) for column in info if column["pk"])
+    alias = None
     if row["wr"]:
-        by_place = sorted((column["pk"], column["name"]) for column in info if column["pk"])
         identity = tuple(quoted(column) for _place, column in by_place)
     else:
         rowid = next((rowid for rowid in _ROWIDS if rowid not in {column.lower() for column in columns}), None)
@@ -80,12 +88,25 @@ def read_table(database: "HonkerDatabase", name: str, schema: str = "main") -> T
             raise ValueError(f"the columns rowid, oid and _rowid_ of {name} hide what tells its rows apart")
         identity = (rowid,)
         keys.insert(0, UniqueKey(((rowid, "BINARY"),)))
-    untyped = frozenset(column["name"] for column in info if column["type"].upper() in ("", "BLOB", "ANY"))
+        if by_place and not any(index["origin"] == "pk" for index in indexes):  # another primary key has an index
+            alias = by_place[0][1].lower()
+    affinities = {column["name"].lower(): _affinity(column["type"]) for column in info}
     defaults = {
         column["name"]: column["dflt_value"] for column in info if column["notnull"] and column["dflt_value"] is not None
     }
     writable = next(column["name"] for column in info if not column["hidden"])  # the others are generated
-    return Table(row["name"], columns, writable, untyped, defaults, identity, tuple(keys))
+    return Table(row["name"], columns, writable, affinities, alias, defaults, identity, tuple(keys))
+
+
+def _affinity(declared: str) -> str:
+    """What SQLite makes of a column's type (datatype3.html, 3.1), and of ANY in a STRICT table."""
+    declared = declared.upper()
+    if declared in ("", "ANY"):
+        return "BLOB"
+    for parts, affinity in _AFFINITIES:
+        if any(part in declared for part in parts):
+            return affinity
+    return "NUMERIC"
 
 
 def _unique_key(database: "HonkerDatabase", schema: str, index: dict[str, Any]) -> UniqueKey:

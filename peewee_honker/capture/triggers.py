@@ -4,9 +4,10 @@ The captured rows are those for which the condition holds, as a view would show 
 changed: a row that an UPDATE brings into it is inserted, one that leaves it is deleted. A row whose key changes is deleted
 under the old key and inserted under the new one.
 
-SQLite compiles a table's triggers into every statement that changes it, so the long SQL stands once. The triggers on the
-table insert the bare values into a view, `_honker_peewee_row_...`, whose trigger makes JSON of them and writes the event;
-where old values are told, by way of another view, `..._json_...`, so that no value is formed twice. The views keep nothing.
+Inserts and deletes write their events at once where there is no condition. SQLite compiles a table's triggers into every
+statement that changes it, so for all else the long SQL stands once: the triggers insert the bare values into a view,
+`_honker_peewee_row_...`, whose trigger makes JSON of them and writes the event; where old values are told, by way of another
+view, `..._json_...`, so that no value is formed twice. The views keep nothing.
 """
 
 import peewee
@@ -20,7 +21,7 @@ from peewee_honker.capture.writing import Writing
 __all__ = ["names", "objects"]
 
 _ON_TABLE = ("before_insert", "after_insert", "before_update", "after_update", "after_delete")
-_TRIGGERS = (*_ON_TABLE, "form", "write", "settle", "announce")
+_TRIGGERS = (*_ON_TABLE, "form", "write", "settle", "announce")  # settle and done: of version 1
 _VIEWS = ("row", "json", "done")
 
 
@@ -64,12 +65,9 @@ class _Triggers:
         return self.replaced.notes("1") if self.plan.deletes else ("1", [])
 
     def _after_insert(self) -> tuple[str, list[str]]:
-        statements = [self.replaced.report(None, "NEW")] if self.plan.deletes else []
+        statements = self.replaced.settle(None, "NEW") if self.plan.deletes else []
         if "insert" in self.plan.spec.operations:
-            where = self.plan.spec.where("NEW")
-            statements.append(
-                self.writing.tell("'insert'" if where == "1" else f"CASE WHEN {where} THEN 'insert' END", "NEW")
-            )
+            statements.append(self._tell_of("insert", "NEW"))
         return "1", statements
 
     def _before_update(self) -> tuple[str, list[str]]:
@@ -92,7 +90,7 @@ class _Triggers:
         changed = f"NOT ({all_of(*(self._same(field) for field in self.plan.spec.fields))})"
         statements = []
         if self.plan.deletes:
-            statements.append(self.replaced.report("OLD", "NEW"))
+            statements += self.replaced.settle("OLD", "NEW")
             if all_of(is_, same_key) != "1":
                 gone = all_of(was, f"NOT ({all_of(is_, same_key)})")
                 statements.append(self.writing.tell(f"CASE WHEN {gone} THEN 'delete' END", "OLD"))
@@ -110,9 +108,13 @@ class _Triggers:
     def _after_delete(self) -> tuple[str, list[str]]:
         if not self.plan.deletes:
             return "1", []
-        where = self.plan.spec.where("OLD")
-        operation = "'delete'" if where == "1" else f"CASE WHEN {where} THEN 'delete' END"
-        return "1", [self.replaced.report("OLD", None), self.writing.tell(operation, "OLD")]
+        return "1", [*self.replaced.settle("OLD", None), self._tell_of("delete", "OLD")]
+
+    def _tell_of(self, operation: str, row: str) -> str:
+        where = self.plan.spec.where(row)
+        if where == "1":
+            return self.writing.write(operation, row)
+        return self.writing.tell(f"CASE WHEN {where} THEN '{operation}' END", row)
 
     def _same(self, field: peewee.Field) -> str:
         column = field.column_name

@@ -66,6 +66,7 @@ class Engine:
         self.attached: dict[str, str] = {}
         self.settings: dict[str, str] = {}
         self.temporary: frozenset[str] = frozenset()  # names of temporary tables and views, in lower case
+        self.has_captures = (0.0, False)  # until when (as of time.monotonic), and whether the file has captured tables
         self.changed_by_hand = False  # a setting differs from what connections ask for when they open
         self.after_commit: list[Callable[[], None]] = []
         self.before_close: list[Callable[[], None]] = []
@@ -136,6 +137,7 @@ class Engine:
                 guard.watch(self.path)
             self.current = face
             self.generation += 1
+            self.has_captures = (0.0, False)
             return face
 
     def _prepare_file(self) -> None:

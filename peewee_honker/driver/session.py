@@ -4,18 +4,20 @@ Where SQLite keeps something for each connection (the open transaction, the last
 `query_only`), a `Session` keeps it, so that the threads that share the engine's one writer do not see each other's.
 """
 
+import contextlib
 import logging
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from peewee_honker.driver import pragmas
 from peewee_honker.driver.cursor import Cursor
 from peewee_honker.driver.engine import Engine
 from peewee_honker.driver.errors import is_busy, is_closed, is_known, operational, translate
+from peewee_honker.driver.mark import TransactionMark
 from peewee_honker.driver.parameters import Parameters, bind, encodable
 from peewee_honker.driver.pragmas import Pragma
 from peewee_honker.driver.rows import Row, Run, as_tuples, learn, names_without_rows, refresh, select, text_with_returning
@@ -45,6 +47,7 @@ class Session:
         self.total_changes = 0
         self.at_commit: deque[Callable[[], object]] = deque()  # called after a commit, before the writer is another's
         self.after_commit: deque[Callable[[], object]] = deque()  # called when the writer may be another's
+        self.mark = TransactionMark(engine)
         self._savepoints: list[tuple[str, int, int]] = []  # the open ones, and how many calls waited when each began
         self._committing = False  # COMMIT was sent, and what follows it is not done yet
         self._last_rowid = 0
@@ -167,8 +170,10 @@ class Session:
         if cursor.columns is not None:  # of an earlier statement
             cursor.set_rows(iter(()), None)
         write = self._write
+        if self.mark.is_due:
+            self.mark.set(self._on_writer)
         if write is None:
-            counts = self._change_alone(statement.sql, values)
+            counts = self._change_alone(statement, values)
         elif self._may_wait:
             self._on_writer(statement.sql, values)
             counts = write(_COUNTS, ())[0]
@@ -177,24 +182,47 @@ class Session:
             counts = write(_COUNTS, ())[0]
         self._count(cursor, statement, counts)
 
-    def _change_alone(self, sql: str, values: Sequence[Any]) -> Row:
+    def _change_alone(self, statement: Statement, values: Sequence[Any]) -> Row:
         """Run a change as a transaction of its own; gives the counts that SQLite has for it."""
-        engine = self.engine
+        engine, sql = self.engine, statement.sql
         deadline = time.monotonic() + self.timeout
         engine.take_writer(self.token, self.timeout)
         try:
             face = engine.current or engine.open(deadline)
-            try:
-                face.write(sql, values)
-            except RuntimeError as error:
-                if not is_busy(error):
-                    raise
-                engine.write(sql, values, deadline)
-            counts = face.write(_COUNTS, ())[0]
+            if not statement.of_one_row and self.mark.has_captures(self._on_writer):
+                with self._marked(deadline):
+                    engine.write(sql, values)
+                    counts = engine.write(_COUNTS)[0]
+            else:
+                try:
+                    face.write(sql, values)
+                except RuntimeError as error:
+                    if not is_busy(error):
+                        raise
+                    engine.write(sql, values, deadline)
+                counts = face.write(_COUNTS, ())[0]
         finally:
             engine.give_writer_back(self.token)
         engine.committed()
         return counts
+
+    @contextlib.contextmanager
+    def _marked(self, deadline: float) -> Iterator[None]:
+        """A transaction around one statement, of which several changes of captured tables may come: they share its id."""
+        write = self.engine.write
+        write("BEGIN IMMEDIATE", (), deadline)
+        try:
+            self.mark.set(self._on_writer)
+            yield
+            if self.mark.is_set:
+                self.mark.clear(self._on_writer)
+            write("COMMIT", (), deadline)
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # some errors have ended the transaction
+                write("ROLLBACK")
+            raise
+        finally:
+            self.mark.forget()
 
     def _count(self, cursor: Cursor, statement: Statement, counts: Row) -> None:
         self._changes = changes = counts["b"]
@@ -214,10 +242,14 @@ class Session:
             if statement.star:
                 sql = f"{sql.rstrip().rstrip(';')}\n/* {time.monotonic_ns()} */"
         if self.in_transaction:
+            if self.mark.is_due and statement.changes_rows:
+                self.mark.set(self._on_writer)
             self._write_and_count(cursor, statement, sql, values, self._on_writer)
         else:
             with _Holding(self) as run:
-                self._write_and_count(cursor, statement, sql, values, run)
+                many = statement.changes_rows and not statement.of_one_row and self.mark.has_captures(self._on_writer)
+                with self._marked(time.monotonic() + self.timeout) if many else contextlib.nullcontext():
+                    self._write_and_count(cursor, statement, sql, values, run)
             self.engine.committed()
 
     def _write_and_count(self, cursor: Cursor, statement: Statement, sql: str, values: Sequence[Any], run: Run) -> None:
@@ -240,6 +272,11 @@ class Session:
 
     def _refuse_write(self) -> NoReturn:
         raise operational("attempt to write a readonly database", "SQLITE_READONLY")
+
+    def mark_transaction(self, origin: str | None = None) -> str | None:
+        """Give the open transaction its id now, and its changes an origin; None where nothing is captured, or while foreign
+        keys are not enforced. One that has its id keeps it, and its origin."""
+        return self.mark.id if self.mark.is_set else self.mark.set(self._on_writer, origin)
 
     def write_beside(self, sql: str, values: Sequence[Any]) -> None:
         """Run a statement of this package's own beside the user's, in the open transaction or alone.
@@ -340,7 +377,7 @@ class Session:
         except BaseException:
             self.engine.abandon(self.token)
             raise
-        self.in_transaction = True
+        self.in_transaction = self.mark.is_due = True
         self._write = self.engine.face.write
         self._may_wait = not sql.startswith("BEGIN IMMEDIATE")
 
@@ -356,6 +393,8 @@ class Session:
         """Send what ends the transaction, if it `commits`, or a savepoint."""
         self._committing = commits
         try:
+            if commits and self.mark.is_set:
+                self.mark.clear(self._on_writer)
             self.engine.write(statement.sql, (), time.monotonic() + self.timeout)
         except Exception:
             self._committing = False
@@ -396,6 +435,7 @@ class Session:
 
     def _run_rollback_to(self, cursor: Cursor, statement: Statement, values: Sequence[Any]) -> None:
         self._run_write(cursor, statement, values)
+        self.mark.is_due = self.in_transaction  # it may have been set within the savepoint
         mark = self._forget_savepoints(statement, including=False)
         if mark is not None:
             for calls, kept in ((self.at_commit, mark[1]), (self.after_commit, mark[2])):
@@ -445,6 +485,7 @@ class Session:
         self.at_commit.clear()
         self.after_commit.clear()
         self._savepoints.clear()
+        self.mark.forget()
         self._committing = self.in_transaction = self._may_wait = self._schema_changed = False
         self._write = None
 

@@ -45,6 +45,7 @@ _TOKEN = re.compile(
 _LEAD = re.compile(r"(?:\s+|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z)|;)*([A-Za-z]*)", re.DOTALL)
 _SIDE_EFFECT = re.compile(r"\b(?:notify|honker_\w+|load_extension|nextval)\s*\(", re.IGNORECASE)
 _COUNTER = re.compile(r"\b(last_insert_rowid|changes|total_changes)\s*\(\s*\)", re.IGNORECASE)
+_INSERT_OF_ONE_ROW = re.compile(r'\s*INSERT\s+INTO\s+[\w".]+\s*\([^()]*\)\s*VALUES\s*\([^()]*\)\s*;?\s*', re.IGNORECASE)
 _COUNT_STAR = re.compile(r"\(\s*\*\s*\)")
 _QUOTES = ("'", '"', "`", "[")
 _MARKS = re.compile(r";|--|/\*")
@@ -117,6 +118,7 @@ class Statement:
         "makes_temporary",
         "may_be_one_row",
         "may_insert",
+        "of_one_row",
         "returning",
         "run",
         "several",
@@ -153,6 +155,7 @@ class Statement:
         self.is_dml = verb in _DML  # sqlite3 counts the rows by the first word, so not after WITH
         self.changes_rows = main_verb in _DML
         self.may_insert = main_verb in ("INSERT", "REPLACE")
+        self.of_one_row = verb == "INSERT" and _INSERT_OF_ONE_ROW.fullmatch(sql) is not None
         # What driver.rows has found out about the result:
         self.columns: tuple[str, ...] | None = None
         self.exact = False  # the names are those of a row, not as the text writes them

@@ -202,6 +202,8 @@ class Event:
         if not (isinstance(type_, str) and isinstance(event_id, str)):
             return cls(channel, "", value, event_id=f"{channel}/{offset}", time=0, offset=offset)
         seconds, changes = get("time"), get("changes")
+        if seconds is None and len(event_id) == 32:  # a trigger's, see capture/writing.py
+            event_id, seconds = _with_dashes(event_id)
         return cls(
             type_,
             str(get("id", "")),
@@ -232,6 +234,15 @@ class _Draft:
     transaction: str
     headers: Mapping[str, str] | None
     offset: int | None
+
+
+def _with_dashes(event_id: str) -> tuple[str, float | None]:
+    """A UUID of version 7 in its usual form, and the time in it."""
+    try:
+        seconds = int(event_id[:12], 16) / 1000
+    except ValueError:
+        return event_id, None
+    return f"{event_id[:8]}-{event_id[8:12]}-{event_id[12:16]}-{event_id[16:20]}-{event_id[20:]}", seconds
 
 
 def _texts(headers: Any) -> Mapping[str, str] | None:

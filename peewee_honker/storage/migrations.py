@@ -9,6 +9,7 @@ from typing import Any
 
 from playhouse.migrations import Migration, MigrationError, Runner
 
+from peewee_honker.capture.migration import kept
 from peewee_honker.database import HonkerDatabase
 from peewee_honker.events import Event, HonkerEventTarget
 from peewee_honker.storage.tenants import Tenants
@@ -162,7 +163,8 @@ class _Runner(Runner):  # type: ignore[misc]  # Peewee's stubs leave the playhou
         def run(migrator: Any, database: Any) -> None:
             if looks and self.History.select().where(self.History.name == name).exists():
                 raise _AppliedMeanwhile(name)
-            function(migrator, database)
+            with kept(database):
+                function(migrator, database)
             self._events.dispatch(Event(type_, name, {"name": name}))
 
         return run
