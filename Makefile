@@ -15,24 +15,25 @@ help: ## list the targets
 demo: $(VENV)/.ready-demo ## import 28,000 airports in one process and hear of them in two others
 	$(BIN)/python examples/airports/demo.py
 
+# Most tests wait for other processes for most of their time.
 test: $(VENV)/.ready-test ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 4
 
-test-slow: $(VENV)/.ready-test ## run the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/.ready-test ## run the tests, also those that take minutes, with all examples of every law
+	PEEWEE_HONKER_LAWS=all $(BIN)/python -m pytest -n 2 -m 'not soak and not browser and not services'
 
 test-lowest: ## run the tests of database, signals and schemas on the oldest versions of what we stand on
 	PIP_CONSTRAINT=tests/lowest.txt $(MAKE) VENV=$(VENV)-lowest $(VENV)-lowest/.ready-test
-	$(VENV)-lowest/bin/python -m pytest tests/test_database.py tests/test_equality.py tests/test_transactions.py \
+	$(VENV)-lowest/bin/python -m pytest -n 4 tests/test_database.py tests/test_equality.py tests/test_transactions.py \
 	    tests/test_signals.py tests/test_bus.py tests/test_schemas_*.py
 
 test-browser: $(VENV)/.ready-browser ## run the tests that need Chromium (Debian: apt-get install chromium-driver)
 	$(BIN)/python -m pytest -m browser -rs
 
-test-services: $(VENV)/.ready-test ## run the tests on servers of their own (Debian: apt-get install postgresql redis-server)
+test-services: $(VENV)/.ready-services ## run the tests on servers of their own (Debian: apt-get install postgresql redis-server)
 	$(BIN)/python -m pytest -m services -rs
 
-lint: $(VENV)/.ready-test ## check style and types
+lint: $(VENV)/.ready-services ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

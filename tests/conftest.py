@@ -7,11 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from peewee_honker import HonkerDatabase
+from tests.support.laws import examples
 from tests.support.nats import nats_server, nats_url, new_nats_server  # noqa: F401  (fixtures)
 from tests.support.postgres import open_postgres, pg, postgres_server, postgres_url  # noqa: F401  (fixtures)
 from tests.support.redis import redis_server, redis_url  # noqa: F401  (fixtures)
+
+settings.register_profile("project", max_examples=examples(100), deadline=None)
+settings.load_profile("project")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: fixtures that collect garbage after each test need not walk over it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

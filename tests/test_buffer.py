@@ -15,9 +15,10 @@ from peewee_honker.errors import BufferFullError, HonkerError
 from peewee_honker.events import operators as ops
 from peewee_honker.events.buffer import Buffer
 from tests.support.asynchronous import run, settle
+from tests.support.laws import examples
 from tests.support.outside import DEADLINE, until
 
-settings = hypothesis_settings(max_examples=25, deadline=None)
+settings = hypothesis_settings(max_examples=examples(25), deadline=None)
 
 
 @contextlib.asynccontextmanager

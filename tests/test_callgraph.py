@@ -23,6 +23,7 @@ from peewee_honker.operations import (
     OperationType,
 )
 from peewee_honker.storage import CycleError, Edge, Graph, GraphRepository, graph_database
+from tests.support.laws import examples
 from tests.support.outside import Script, until
 
 ANY = {"type": "object"}
@@ -268,7 +269,7 @@ def taken(graph, events, crashes=()):
 numbers = itertools.count()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.sampled_from([0.0, 1.0, 30.0]), steps), max_size=25),
     st.sets(st.integers(0, 24)),
@@ -288,7 +289,7 @@ def test_what_lives_and_what_is_replayed_are_the_same(db, drawn, crashes, keep, 
     assert seen(memory) == seen(again) == seen(tables)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.tuples(st.just(0.0), steps), max_size=20), st.randoms(use_true_random=False))
 def test_duplicates_change_nothing_and_parents_may_come_late(drawn, random):
     """Of calls that are all requested, in any order, and then told of again."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from peewee_honker.events import Event, HonkerEventTarget, LocalEventTarget
 from peewee_honker.operations import AccessControl, Identity, OperationError, OperationRegistry, OperationSpec, OperationType
 from peewee_honker.operations.calls import CallClient, CallHandler
+from tests.support.laws import examples
 from tests.support.outside import Script, until
 
 # ruff: noqa: ARG005  (handlers have two arguments)
@@ -255,7 +256,7 @@ anything = st.recursive(
 names = ["requestId", "operationId", "input", "parentRequestId", "deadline", "identity", "metadata", "output", "code"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["call.requested", "call.responded", "call.error", "call.aborted", "call.completed"]),
     anything | st.fixed_dictionaries({}, optional=dict.fromkeys(names, anything) | {"operationId": st.just("math.double")}),

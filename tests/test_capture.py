@@ -49,6 +49,7 @@ from peewee_honker.errors import HonkerError
 from peewee_honker.events import Event
 from peewee_honker.events.payload import key_text, row_payload
 from tests.support import outside
+from tests.support.laws import examples
 
 
 class Order(Model):
@@ -310,7 +311,7 @@ unicode_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 moments = st.datetimes(datetime.datetime(1971, 1, 1), datetime.datetime(2037, 1, 1))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     row=st.fixed_dictionaries(
         {},
@@ -350,7 +351,7 @@ def test_a_captured_row_looks_as_a_bridged_one_that_was_read_from_the_table(db, 
         assert event["id"] == key_text(made)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=100))
 def test_a_key_is_written_as_a_bridge_writes_it_and_blobs_are_base64(db, data):
     import base64

@@ -29,6 +29,7 @@ from peewee import (
 from peewee_honker import HonkerDatabase
 from peewee_honker.capture import Capture
 from peewee_honker.capture.forms import literal, quoted
+from tests.support.laws import examples
 from tests.support.writers import Elsewhere, Here, Shell
 
 SCHEMA = [
@@ -296,7 +297,7 @@ def check(captured: HonkerDatabase, writer: Any, batches: list[list[str]], recur
         assert replay.rows(table) == typed(rows)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=HEALTH)
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=HEALTH)
 @given(batches=st.lists(batches(), min_size=1, max_size=4), recursive=st.booleans())
 def test_replaying_the_events_onto_an_empty_copy_gives_the_same_table(captured, writer, batches, recursive):
     check(captured, writer, batches, recursive)

@@ -23,6 +23,7 @@ from peewee_honker.storage import StorageError
 from peewee_honker.storage.crypto import DecryptionError, Keys, decrypt, encrypt, generate_encryption_key
 from peewee_honker.storage.encrypted import EncryptedField, Secret, rotate_keys
 from tests.support import outside
+from tests.support.laws import examples
 
 # Made by this program, `node -e "$NODE" < values.json`; a test runs it again where Node is.
 NODE = """
@@ -98,7 +99,7 @@ def test_a_value_has_the_form_that_other_programs_read():
     assert json.loads(json.dumps(value)) == value
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.text(), st.text(st.characters(codec="utf-8")))
 def test_what_is_encrypted_is_decrypted_in_its_context(text, context):
     try:
@@ -119,7 +120,7 @@ def test_the_same_text_is_never_encrypted_alike():
 VALUE = KEYS.encrypt("attack at dawn")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.sampled_from(["salt", "iv", "data"]), st.data())
 def test_a_value_that_was_changed_is_not_decrypted(name, data):
     text = VALUE[name]

@@ -18,7 +18,14 @@ def blocks(page: Path) -> list[str]:
     return BLOCK.findall(page.read_text())
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/**/*.md")), ids=lambda page: page.name)
+NEEDS_POSTGRES = ROOT / "docs" / "postgres.md"  # psycopg: of the tests on servers
+PAGES = [
+    pytest.param(page, marks=pytest.mark.services if page == NEEDS_POSTGRES else (), id=page.name)
+    for page in sorted(ROOT.glob("docs/**/*.md"))
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_blocks_of_a_page_run_one_after_another(page, tmp_path):
     code = "\n".join(blocks(page))
     done = subprocess.run(

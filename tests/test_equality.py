@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from peewee_honker import HonkerDatabase
+from tests.support.laws import examples
 from tests.support.twin import (
     Big,
     Block,
@@ -175,7 +176,7 @@ def filled(text: str, value: st.SearchStrategy[Any] = arguments) -> st.SearchStr
 # 1. Parameters
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(rows_of_values())
 def test_a_parameter_comes_back_as_from_sqlite3(same: Same, parameters: list[Any]) -> None:
     marks = ", ".join("?" * len(parameters))
@@ -216,7 +217,7 @@ givens = st.one_of(
 )
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(placeholders, givens)
 def test_placeholders_are_filled_or_refused_alike(same: Same, marks: list[str], given: Any) -> None:
     if isinstance(given, dict):
@@ -319,7 +320,7 @@ def selects(draw: st.DrawFn) -> Sql:
     return Sql(text, tuple(draw(st.lists(few, min_size=count, max_size=count))))
 
 
-@settings(max_examples=120)
+@settings(max_examples=examples(120))
 @given(st.lists(selects(), min_size=1, max_size=4), st.booleans())
 def test_a_query_gives_the_same_names_and_rows(same: Same, queries: list[Sql], within: bool) -> None:
     same("schema", *([Sql("BEGIN")] if within else []), *queries)
@@ -417,7 +418,7 @@ WHOLE = [
 ]
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(st.sampled_from(WHOLE), min_size=1, max_size=4))
 def test_odd_texts_are_run_or_refused_alike(same: Same, texts: list[str]) -> None:
     same("schema", *map(Sql, texts), Dump())
@@ -569,13 +570,13 @@ changes = st.sampled_from(CHANGES).flatmap(filled)
 looks = st.sampled_from(LOOKS).map(Sql)
 
 
-@settings(max_examples=120)
+@settings(max_examples=examples(120))
 @given(st.lists(st.one_of(changes, changes, changes, looks), min_size=1, max_size=6))
 def test_changes_leave_the_same_rows_and_counts(same: Same, steps: list[Sql]) -> None:
     same("schema", *steps, Dump())
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     st.sampled_from(
         [
@@ -688,7 +689,7 @@ REGARDS = [
 shapes = st.one_of(st.sampled_from(DDL).map(Sql), st.sampled_from(REGARDS).flatmap(filled))
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(st.lists(shapes, min_size=2, max_size=8), st.booleans())
 def test_what_changes_the_schema_is_seen_at_once(same: Same, steps: list[Sql], within: bool) -> None:
     same("schema", *([Sql("BEGIN")] if within else []), *steps, Dump())
@@ -780,7 +781,7 @@ LIGHT = [
 writes = st.sampled_from(LIGHT).flatmap(filled)
 
 
-@settings(max_examples=120)
+@settings(max_examples=examples(120))
 @given(st.lists(st.one_of(st.sampled_from(SPELLINGS).map(Sql), st.sampled_from(SPELLINGS).map(Sql), writes), max_size=9))
 def test_transactions_said_in_sql(same: Same, steps: list[Sql]) -> None:
     same("schema", *steps, Dump(), Dump(after_rollback=True))
@@ -800,7 +801,7 @@ moves = st.builds(Block, st.sampled_from(["commit", "rollback", "begin"]))
 nested = st.recursive(st.one_of(writes, writes, moves), blocks, max_leaves=8)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(st.one_of(blocks(nested), writes), min_size=1, max_size=4))
 def test_transactions_said_with_peewee(same: Same, steps: list[Any]) -> None:
     same("schema", *steps, Dump(), Dump(after_rollback=True))
@@ -911,13 +912,13 @@ simple = st.one_of(
 )
 
 
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 @given(st.lists(st.one_of(simple, simple, inserts), min_size=1, max_size=5))
 def test_models_do_the_same(same: Same, steps: list[Call]) -> None:
     same("models", Call("owner", {"name": "first"}), *steps, Call("everything"))
 
 
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 @given(st.lists(inserts, min_size=1, max_size=4))
 def test_remembered_inserts_are_what_peewee_compiles(steps: list[Call]) -> None:
     """The law of the compiled-insert cache: `execute` sends what `query.sql()` says, text and values."""

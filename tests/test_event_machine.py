@@ -174,7 +174,7 @@ def run(examples, steps):
 
 
 def test_random_histories_are_heard_as_the_model_says():
-    run(examples=15, steps=15)
+    run(examples=10, steps=12)
 
 
 @pytest.mark.slow

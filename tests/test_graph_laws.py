@@ -19,8 +19,9 @@ from peewee_honker.storage import (
     is_compatible,
     patch_schema,
 )
+from tests.support.laws import examples
 
-SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CALL = {"request_id": "r", "operation_id": "o", "status": "pending"}
 KEYS = "abcdefg"
 ends = st.tuples(st.sampled_from(KEYS), st.sampled_from(KEYS))
@@ -180,7 +181,7 @@ def schemas():
     )
 
 
-@settings(SETTINGS, max_examples=150)
+@settings(SETTINGS, max_examples=examples(150))
 @given(schemas(), schemas())
 def test_the_edits_make_one_schema_the_other(old, new):
     edits = diff_schemas(old, new)
@@ -190,7 +191,7 @@ def test_the_edits_make_one_schema_the_other(old, new):
     assert diff_schemas(old, old) == []
 
 
-@settings(SETTINGS, max_examples=300)
+@settings(SETTINGS, max_examples=examples(300))
 @given(schemas(), schemas(), st.data())
 def test_a_compatible_change_refuses_no_value_that_was_valid(old, new, data):
     edits = diff_schemas(old, new)

@@ -22,6 +22,7 @@ from peewee_honker.events.stream import read_stream
 from peewee_honker.hub import HubConnectionError, HubRefusedError, WebSocketClientTarget, WebSocketServerTarget, anyone
 from tests.support import outside
 from tests.support.hub import SERVER, Raw, certificate, client
+from tests.support.laws import examples
 from tests.support.outside import until
 
 
@@ -305,6 +306,7 @@ def test_who_does_not_read_is_dropped_with_a_call_back_and_the_others_hear_all(s
         while not dropped:
             say(server, number, payload="x" * 50_000)
             number += 1
+            until(lambda sent=number: len(heard) == sent)  # or a busy machine's reader is behind, and nobody slow is noticed
             assert number < 2000
             assert all(subscriber.outbox.size <= 200_000 + 60_000 for subscriber in list(server.subscribers))
         until(lambda: len(server.subscribers) == 1)
@@ -574,7 +576,7 @@ def fuzzed(tmp_path_factory):
     database.close_engine()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(messages, min_size=1, max_size=5))
 def test_nonsense_harms_nobody_else(fuzzed, sent):
     server, target, heard = fuzzed

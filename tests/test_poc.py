@@ -76,6 +76,7 @@ def test_a_proof_of_concept_has_the_answer_that_its_page_says(script):
     assert f"]({script.name})" in (POC / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "stands", "instead", "says"), BREAKS, ids=lambda value: value[:24])
 def test_a_proof_of_concept_fails_when_its_condition_is_broken(number, stands, instead, says, tmp_path):
     [script] = POC.glob(f"{number}_*.py")

@@ -7,10 +7,9 @@ import threading
 import time
 
 import peewee
-import psycopg
 import pytest
 
-pytest.importorskip("psycopg", reason="psycopg is not installed: the extra `postgres`")
+psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed: the extra `postgres`")
 
 from peewee_honker import Event, HonkerError, Retention
 from peewee_honker.events import GAP

@@ -5,8 +5,9 @@ import decimal
 import uuid
 
 import peewee
-import psycopg
 import pytest
+
+psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed: the extra `postgres`")
 
 from peewee_honker import EventBus
 from peewee_honker.capture.postgres import PostgresCapture, installed_postgres_captures

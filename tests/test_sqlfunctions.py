@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from peewee import CharField, DateField, DateTimeField, JSONField, Model, SqliteDatabase, TimeField, TimestampField, fn
 
 from peewee_honker.sqlfunctions import HonkerJSONMethods, extract_date, truncate_date
+from tests.support.laws import examples
 
 PARTS = ["year", "month", "day", "hour", "minute", "second"]
 
@@ -231,7 +232,7 @@ def as_stored(document: Any) -> str:
 @example(pair=([], {}))
 @example(pair=([1], [True]))
 @example(pair=([None], None))
-@settings(max_examples=600, parent=with_db)
+@settings(max_examples=examples(600), parent=with_db)
 def test_contains_says_what_peewees_function_says(pair: tuple[Any, Any]) -> None:
     whole, part = pair
     ours, peewees = verdicts("contains", as_stored(whole), part)
@@ -243,7 +244,7 @@ def test_contains_says_what_peewees_function_says(pair: tuple[Any, Any]) -> None
 @example(pair=([], 5))
 @example(pair=({"a": [1, 2, {"b": None}]}, {"a": [{}, 2]}))
 @example(pair=([], []))
-@settings(max_examples=600, parent=with_db)
+@settings(max_examples=examples(600), parent=with_db)
 def test_contained_by_says_what_peewees_function_says(pair: tuple[Any, Any]) -> None:
     whole, part = pair
     ours, peewees = verdicts("contained_by", as_stored(part), whole)

@@ -16,6 +16,7 @@ from peewee_honker.events import CompositeEventTarget, Event, HonkerEventTarget,
 from peewee_honker.signals import Model
 from peewee_honker.testing import record
 from tests.support import outside
+from tests.support.laws import examples
 
 pytest_plugins = ["pytester"]
 
@@ -91,7 +92,7 @@ doings = st.recursive(
 
 
 @given(program=st.lists(doings, max_size=6))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_event_of_nested_transactions_is_either_committed_or_rolled_back(db, program):
     ephemeral, durable = HonkerEventTarget(db), HonkerEventTarget(db, "durable")
     kept, undone = [], []

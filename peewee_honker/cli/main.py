@@ -1,6 +1,7 @@
 """The command's parser, and what every command has in common: errors, signals, exit codes."""
 
 import argparse
+import importlib
 import logging
 import os
 import signal
@@ -13,7 +14,6 @@ from typing import NoReturn
 import peewee
 
 import peewee_honker
-from peewee_honker.cli import deadletters, doctor, listings, migrate, ops, prune, publish, relay, tail
 from peewee_honker.cli.opening import VARIABLE
 from peewee_honker.cli.screen import CommandError, Screen, plain
 from peewee_honker.errors import HonkerError
@@ -21,6 +21,20 @@ from peewee_honker.errors import HonkerError
 __all__ = ["main"]
 
 _NAME = "peewee-honker"
+_COMMANDS = {
+    "tail": "tail",
+    "publish": "publish",
+    "streams": "listings",
+    "queues": "listings",
+    "consumers": "listings",
+    "dead-letters": "deadletters",
+    "prune": "prune",
+    "relay": "relay",
+    "migrate": "migrate",
+    "ops": "ops",
+    "doctor": "doctor",
+}
+"""Which module of this package has a command."""
 _EPILOG = """exit codes: 0 done (also when the reader of a pipe has had enough), 1 failed or, for doctor, something is wrong,
 2 wrong usage, 130 ended by Ctrl-C, 143 by SIGTERM"""
 
@@ -36,8 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # whatever the terminal can show
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        parsed = _parser().parse_args(arguments)
-        code: int = parsed.run(parsed, Screen())
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        parsed = _parser(_command(given)).parse_args(given)
+        done: int = parsed.run(parsed, Screen())
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
@@ -47,12 +62,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         return _fail(str(error), error.code)
     except (HonkerError, peewee.PeeweeException, sqlite3.Error, OSError, RuntimeError) as error:  # Honker's are bare
-        return _fail(str(error) or type(error).__name__, 1)
-    return code
+        code = _signalled(error)
+        return _fail(str(error) or type(error).__name__, 1) if code is None else code
+    return done
 
 
 def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
+
+
+def _signalled(error: BaseException) -> int | None:
+    """The exit code of the signal while whose handling this was raised, if any: what is broken off may fail in a way of its
+    own, as `threading.Condition.wait` does with "release unlocked lock"."""
+    context = error.__context__
+    if isinstance(context, SystemExit):
+        return int(context.code or 0)
+    if isinstance(context, KeyboardInterrupt):
+        return 130
+    return None if context is None else _signalled(context)
 
 
 def _forget_stdout() -> None:
@@ -75,7 +102,19 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _command(arguments: Sequence[str]) -> str | None:
+    """The command that is asked for, if it is one."""
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("-d", "--database"):
+            next(rest, None)
+        elif not argument.startswith("-"):
+            return argument if argument in _COMMANDS else None
+    return None
+
+
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser: of one command alone where it is known, since the modules of all take long to import."""
     common = _Parser(add_help=False)
     common.add_argument(
         "-d", "--database", metavar="FILE", default=argparse.SUPPRESS, help=f"the database file (default: ${VARIABLE})"
@@ -88,6 +127,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"{_NAME} {peewee_honker.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
-    for module in (tail, publish, listings, deadletters, prune, relay, migrate, ops, doctor):
-        module.add_to(commands, common)
+    for module in dict.fromkeys([_COMMANDS[command]] if command else _COMMANDS.values()):
+        importlib.import_module(f"peewee_honker.cli.{module}").add_to(commands, common)
     return parser

@@ -4,9 +4,11 @@ import argparse
 import asyncio
 import json
 import os
+import signal
+import socket
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 from peewee_honker.cli.imported import imported
@@ -182,16 +184,33 @@ def _call_here(arguments: argparse.Namespace, screen: Screen, data: Any, identit
     async def listen() -> None:
         responses: Any = registry.subscribe(arguments.operation, data, **how)
         left = arguments.count
-        try:
-            while left is None or left > 0:
-                left = None if left is None else left - 1
-                _write(screen, (await anext(responses)).data, one_line=True)
-        except StopAsyncIteration:
-            pass
-        finally:
-            await responses.aclose()
+        with _woken_by_signals(asyncio.get_running_loop()):
+            try:
+                while left is None or left > 0:
+                    left = None if left is None else left - 1
+                    _write(screen, (await anext(responses)).data, one_line=True)
+            except StopAsyncIteration:
+                pass
+            finally:
+                await responses.aclose()
 
     asyncio.run(listen())
+
+
+@contextmanager
+def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let signals wake the loop: one that comes just before it waits would be handled when something else wakes it only."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        loop.add_reader(reader, reader.recv, 4096)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(reader)
 
 
 def _call_remotely(arguments: argparse.Namespace, screen: Screen, data: Any, identity: Identity | None) -> None:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from peewee import SQL, Check
 from playhouse.fields import EnumField, IntEnumField
 
-LAW = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+from tests.support.laws import examples
+
+LAW = settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 
 
 class Color(enum.Enum):
