@@ -30,6 +30,19 @@ def test_a_target_on_a_file_can_be_given_a_path(path):
     target.database.close_engine()
 
 
+@pytest.mark.services
+@pytest.mark.parametrize("engine", ["redis", "nats", "postgres"])
+def test_a_servers_url_gives_a_target_that_hears_what_another_sends(engine, request):
+    url = request.getfixturevalue(f"{engine}_url")
+    with connect(url, "durable", stream="orders", consumer="billing") as target:
+        heard = []
+        target.add_listener("order.*", heard.append)
+        with connect(url, "durable", stream="orders") as other:
+            other.dispatch(Event("order.saved", "1", {"total": "9.50"}))
+        outside.until(lambda: heard)
+        assert [(event.topic, event.payload) for event in heard] == [("order.saved:1", {"total": "9.50"})]
+
+
 @pytest.mark.parametrize("url", ["", "shop.db", "mysql://localhost/x", "honker://shop.db", "honker:///", "honker:///a?b=c"])
 def test_what_names_no_target_is_refused(url):
     with pytest.raises(ValueError, match="URL"):

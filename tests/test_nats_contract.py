@@ -31,12 +31,16 @@ from tests.test_target_contract import (  # noqa: F401  (tests, which run here o
 
 pytestmark = pytest.mark.services
 
+
+def composite(db, url, **options):
+    remote = NatsTarget(url, **options)
+    return CompositeEventTarget(LocalEventTarget(db, **options), remote), remote
+
+
 TARGETS = {
-    "nats ephemeral": lambda _, url, **options: NatsTarget(url, **options),
-    "nats durable": lambda _, url, **options: NatsTarget(url, "durable", consumer="test", **options),
-    "nats local and ephemeral": lambda db, url, **options: CompositeEventTarget(
-        LocalEventTarget(db, **options), NatsTarget(url, **options)
-    ),
+    "nats ephemeral": lambda _, url, **options: [NatsTarget(url, **options)],
+    "nats durable": lambda _, url, **options: [NatsTarget(url, "durable", consumer="test", **options)],
+    "nats local and ephemeral": composite,
 }
 
 
@@ -45,8 +49,9 @@ def make_target(request, db, nats_url):
     made = []
 
     def make(**options):
-        made.append(TARGETS[request.param](db, nats_url, **options))
-        return made[-1]
+        created = TARGETS[request.param](db, nats_url, **options)
+        made.extend(created)
+        return created[0]
 
     yield make
     for each in made:
