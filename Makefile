@@ -31,7 +31,7 @@ test-browser: $(VENV)/.ready-browser ## run the tests that need Chromium (Debian
 	$(BIN)/python -m pytest -m browser -rs
 
 test-services: $(VENV)/.ready-services ## run the tests on servers of their own (Debian: apt-get install postgresql redis-server)
-	$(BIN)/python -m pytest -n 3 -m services -rs
+	$(BIN)/python -m pytest -m services -rs
 
 lint: $(VENV)/.ready-services ## check style and types
 	$(BIN)/ruff check .
