@@ -59,22 +59,22 @@ def test_a_seller_that_runs_during_the_move_loses_no_order(tmp_path, postgres_ur
     file = str(tmp_path / "shop.db")
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent.parent), "SHOP_DATABASE": file}
     run("sell.py", "3", where=file, cwd=tmp_path)
-    seller = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, str(HERE / "sell.py"), "100000"],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    try:
-        for _ in range(50):
-            assert seller.stdout.readline()
-        moved = run("move.py", file, postgres_url, where=file, cwd=tmp_path)
-        output, error = seller.communicate(timeout=outside.DEADLINE)
-    finally:
-        seller.kill()
-        seller.wait()
+    ) as seller:
+        try:
+            for _ in range(50):
+                assert seller.stdout.readline()
+            moved = run("move.py", file, postgres_url, where=file, cwd=tmp_path)
+            output = seller.stdout.read()  # communicate() would leave out what readline() has read ahead
+            error = seller.stderr.read()
+        finally:
+            seller.kill()
     assert "has moved" in error
     sold = 3 + 50 + len(output.splitlines())
     assert f"order: {sold}" in moved
