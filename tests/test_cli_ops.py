@@ -209,3 +209,18 @@ def test_what_became_of_calls_is_shown(run, db):  # noqa: F811
     ]
     assert json.loads(run("ops", "calls", "a", "--json"))["children"][0]["error"]["code"] == "TOO_LARGE"
     assert "no call c is known" in run("ops", "calls", "c", code=1)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_what_a_signal_breaks_off_may_fail_in_its_own_way(start, tmp_path, number, code):  # noqa: F811
+    ending = f"import signal\ntry:\n    signal.raise_signal({int(number)})\nfinally:\n    raise RuntimeError('unlocked')\n"
+    (tmp_path / "ending.py").write_text(ending)
+    command = start("ops", "list", "--registry", "ending:registry")
+    assert command.communicate(timeout=60) == ("", "")
+    assert command.returncode == code
+
+
+def test_an_exit_of_the_application_is_not_taken_for_a_signal(run, tmp_path):  # noqa: F811
+    ending = "try:\n    raise SystemExit('bye')\nfinally:\n    raise RuntimeError('no shop today')\n"
+    (tmp_path / "ending.py").write_text(ending)
+    assert "no shop today" in run("ops", "list", "--registry", "ending:registry", code=1)

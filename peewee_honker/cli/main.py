@@ -35,6 +35,7 @@ _COMMANDS = {
     "doctor": "doctor",
 }
 """Which module of this package has a command."""
+_TERMINATED = 128 + signal.SIGTERM
 _EPILOG = """exit codes: 0 done (also when the reader of a pipe has had enough), 1 failed or, for doctor, something is wrong,
 2 wrong usage, 130 ended by Ctrl-C, 143 by SIGTERM"""
 
@@ -67,16 +68,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return done
 
 
-def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(_TERMINATED)
 
 
 def _signalled(error: BaseException) -> int | None:
     """The exit code of the signal while whose handling this was raised, if any: what is broken off may fail in a way of its
     own, as `threading.Condition.wait` does with "release unlocked lock"."""
     context = error.__context__
-    if isinstance(context, SystemExit):
-        return int(context.code or 0)
+    if isinstance(context, SystemExit) and context.code == _TERMINATED:
+        return _TERMINATED
     if isinstance(context, KeyboardInterrupt):
         return 130
     return None if context is None else _signalled(context)
