@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from tests.support.redis import redis_server, redis_url  # noqa: F401  (fixtures
 
 settings.register_profile("project", max_examples=examples(100), deadline=None)
 settings.load_profile("project")
+
+
+# What a shell starts in the background ignores Ctrl-C, and so would all processes that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

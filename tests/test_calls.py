@@ -389,6 +389,34 @@ def test_a_caller_that_was_killed_leaves_nothing_behind(db, path):
     side.client.close()
 
 
+def test_a_stopping_handler_keeps_the_leases_of_what_it_still_runs(db):
+    calls, go = [], threading.Event()
+
+    def slow(data, context):
+        calls.append(context.request_id)
+        assert go.wait(60)
+        return "done"
+
+    registry = OperationRegistry()
+    registry.register(spec("slow", idempotent=True), slow)
+    client = CallClient(HonkerEventTarget(db), database=db, lease=1)
+    first, second = (CallHandler(registry, HonkerEventTarget(db), database=db, durable=True, lease=1) for _ in range(2))
+    with first:
+        pending = client.start("math.slow", {"n": 1})
+        until(lambda: calls)
+        with second:
+            stopping = threading.Thread(target=first.stop)
+            stopping.start()
+            until(first._stopped.is_set)
+            (ends,) = db.execute_sql("SELECT claim_expires_at FROM _honker_live").fetchone()
+            until(lambda: db.execute_sql("SELECT claim_expires_at FROM _honker_live").fetchone()[0] > ends + 2)
+            go.set()
+            assert pending.result() == "done"
+            stopping.join()
+    client.close()
+    assert len(calls) == 1
+
+
 def test_durable_handlers_need_a_database():
     with pytest.raises(ValueError, match="database="):
         CallHandler(OperationRegistry(), LocalEventTarget(), durable=True)

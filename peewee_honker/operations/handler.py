@@ -35,7 +35,7 @@ logger = logging.getLogger("peewee_honker.operations")
 _MOST_ABORTED = 10_000
 _CLAIMS_KEPT = 86_400  # seconds
 _FORGET_EVERY = 3_600.0  # seconds
-_LOOK = 1.0  # seconds between two looks into the queue when no event says that there is something
+_LOOK = 1.0  # seconds, at most, between two looks into the queue when no event says that there is something
 _CLAIMS = "CREATE TABLE IF NOT EXISTS _honker_peewee_calls (request_id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID"
 _CLAIM = "INSERT OR IGNORE INTO _honker_peewee_calls (request_id, at) VALUES (?, unixepoch())"
 _FORGET = "DELETE FROM _honker_peewee_calls WHERE at < unixepoch() - ?"
@@ -82,6 +82,7 @@ class CallHandler:
         self._database = database
         self._queue = queue_of(database, queue, lease) if durable else None
         self._lease = lease
+        self._look = min(_LOOK, lease / 3)
         self._tells_start = getattr(target, "mode", None) != "ephemeral" if tells_start is None else tells_start
         self._name = uuid.uuid4().hex
         self._workers = workers
@@ -94,6 +95,7 @@ class CallHandler:
         self._next_forgetting = 0.0
         self._stopped = threading.Event()
         self._woken = threading.Event()
+        self._taken = threading.Event()  # no more jobs are
         self._pool: Workers | None = None
         self._taker: threading.Thread | None = None
 
@@ -107,7 +109,8 @@ class CallHandler:
             self._target.add_listener(ABORTED, self._on_aborted)
             self._target.add_listener(REQUESTED, self._on_requested)
         if self._queue is not None:
-            self._taker = threading.Thread(target=self._take_jobs, name="peewee_honker-calls", daemon=True)
+            self._taken.clear()
+            self._taker = threading.Thread(target=self._work_on_queue, name="peewee_honker-calls", daemon=True)
             self._taker.start()
 
     def stop(self) -> None:
@@ -120,14 +123,16 @@ class CallHandler:
         self._stopped.set()
         self._woken.set()
         if self._taker is not None:
-            self._taker.join()
-            self._taker = None
+            self._taken.wait()
         for running in list(self._running.values()):
             if running.endless:
                 running.abort()
         if self._pool is not None:
             self._pool.close()
             self._pool = None
+        if self._taker is not None:
+            self._taker.join()
+            self._taker = None
         self._target.remove_listener(ABORTED, self._on_aborted)
 
     def __enter__(self) -> "CallHandler":
@@ -168,29 +173,49 @@ class CallHandler:
         for request_id in children:  # whose own children hear of it in turn, wherever they run
             self._target.dispatch(Event(ABORTED, request_id, {"requestId": request_id}))
 
-    def _take_jobs(self) -> None:
-        """Take requests from the queue, as long as there are workers for them. In a thread."""
-        assert self._queue is not None  # noqa: S101 # else the thread is not started
+    def _work_on_queue(self) -> None:
+        """Take requests until the handler is stopped; their leases are kept until the last of them is done. In a thread."""
         while not self._stopped.is_set():
-            self._keep_leases()
-            if not self._free.acquire(timeout=_LOOK):
-                continue
+            try:
+                self._keep_leases()
+                self._take_job()
+            except Exception:  # whatever the file or the lock on it has to say: the others' calls go on
+                logger.exception("no call could be taken from the queue; tried again in %s s", self._look)
+                self._stopped.wait(self._look)
+        self._taken.set()
+        while self._jobs:
+            try:
+                self._keep_leases()
+            except Exception:
+                logger.exception("the leases of running calls could not be renewed; tried again in %s s", self._look)
+            self._woken.wait(self._look)
+            self._woken.clear()
+        self._close_connection()
+
+    def _take_job(self) -> None:
+        """Take a request from the queue, if a worker is free for one; else wait a while for either."""
+        assert self._queue is not None  # noqa: S101 # else the thread is not started
+        assert self._pool is not None  # noqa: S101 # closed after the last was taken
+        if not self._free.acquire(timeout=self._look):
+            return
+        job = None
+        try:
             job = self._queue.claim_one(self._name)
+        finally:
             if job is None:
                 self._free.release()
-                self._woken.wait(_LOOK)
-                self._woken.clear()
-                continue
-            request = job.payload if isinstance(job.payload, Mapping) else {}
-            if not self.registry.has_handler(str(request.get("operationId"))) and request.get("requestId"):
-                self._free.release()
-                job.retry(1, "no handler here")  # another process may have one
-                continue
-            assert self._pool is not None  # noqa: S101 # ends after this thread
-            with self._changing:
-                self._jobs[str(request.get("requestId"))] = job
-            self._pool.submit(self._handle_job, dict(request), job)
-        self._close_connection()
+        if job is None:
+            self._woken.wait(self._look)
+            self._woken.clear()
+            return
+        request = job.payload if isinstance(job.payload, Mapping) else {}
+        if not self.registry.has_handler(str(request.get("operationId"))) and request.get("requestId"):
+            self._free.release()
+            job.retry(1, "no handler here")  # another process may have one
+            return
+        with self._changing:
+            self._jobs[str(request.get("requestId"))] = job
+        self._pool.submit(self._handle_job, dict(request), job)
 
     def _keep_leases(self) -> None:
         """Say of the jobs that are worked on that they are."""
@@ -212,6 +237,8 @@ class CallHandler:
             with self._changing:
                 self._jobs.pop(str(request.get("requestId")), None)
             self._free.release()
+            if self._stopped.is_set():
+                self._woken.set()
 
     # One call
 
