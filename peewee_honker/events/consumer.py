@@ -304,27 +304,52 @@ class Consumer:
 
         The transactional ones come last and once the others are done with: with their work the offset is saved.
         """
-        if place.left is None:
-            place.left, place.attempts, place.losses = place.receivers(event), 0, 0
+        left = place.left
+        if left is None:
+            left = place.left = place.receivers(event)
+            place.attempts = place.losses = 0
             if place.failures:
                 place.failures = {}
-        if not place.left:
-            place.offset, place.left = offset, None
-            return True
         place.attempts += 1
         together: list[Receiver] = []
         failed: list[Receiver] = []
-        for receiver in place.left:
+        for receiver in left:
             if is_in_transaction(receiver):
                 together.append(receiver)
-            elif not self._succeeds(place, receiver, event):
+                continue
+            try:
+                if self._is_silent:
+                    receiver(event)
+                else:
+                    with self._recorder.delivering(event):
+                        receiver(event)
+            except Interrupted:
+                raise
+            except Exception as error:
+                self._note_unless_lost(place, receiver, event, error)
                 failed.append(receiver)
+                continue
+            if place.failures:
+                place.failures.pop(name_of(receiver), None)
         if not (failed or together):
             place.offset, place.left = offset, None
             return True
+        return self._go_on(stream, place, offset, event, failed, together)
+
+    def _go_on(
+        self,
+        stream: str,
+        place: _Place,
+        offset: int,
+        event: Event,
+        failed: Sequence[Receiver],
+        together: Sequence[Receiver],
+    ) -> bool:
+        """Behind an event on which receivers have failed, or which transactional ones still have to be given; False when it
+        has to be tried again."""
         may_try_again = place.attempts < self._attempts
         if failed and may_try_again:
-            return self._wait(place, event, failed + together)
+            return self._wait(place, event, [*failed, *together])
         if together and not self._succeed_together(stream, place, together, event, offset):
             if may_try_again:
                 return self._wait(place, event, together)
@@ -340,22 +365,6 @@ class Consumer:
         pause = min(self._backoff * 2 ** (place.attempts - 1), _LONGEST_BACKOFF)
         place.not_before = time.monotonic() + pause * random.uniform(0.5, 1.0)
         return False
-
-    def _succeeds(self, place: _Place, receiver: Receiver, event: Event) -> bool:
-        try:
-            if self._is_silent:
-                receiver(event)
-            else:
-                with self._recorder.delivering(event):
-                    receiver(event)
-        except Interrupted:
-            raise
-        except Exception as error:
-            self._note_unless_lost(place, receiver, event, error)
-            return False
-        if place.failures:
-            place.failures.pop(name_of(receiver), None)
-        return True
 
     def _succeed_together(
         self, stream: str, place: _Place, receivers: Sequence[Receiver], event: Event, offset: int

@@ -29,6 +29,9 @@ dispatched = blinker.Signal("`receiver(target, event=event)`: an event was dispa
 """For tests that want to see what is published whether it commits or not, see `peewee_honker.testing`."""
 
 
+_SHORT = 4096  # types whose calls are remembered
+
+
 class _Registration(NamedTuple):
     call: "Call | None"  # None for a listener that stands for several
     where: Where | None
@@ -64,6 +67,7 @@ class EventTarget(ABC):
         self.recorder: Recorder = recorder or SilentRecorder()
         self._topics: Topics[_Key] = Topics()
         self._registrations: dict[_Key, _Registration] = {}
+        self._short: dict[str, Sequence[Call]] = {}  # by type, while nobody comes or goes: see `_calls_for`
         self._listening = threading.RLock()
         self._known_types: set[str] = set()  # that were found to be right
 
@@ -87,6 +91,7 @@ class EventTarget(ABC):
             # Before the listener can be called: it hears all from some event on, and nothing that was committed before.
             self._registrations[key] = _made(listener, where, self._newest())
             new_topic = self._topics.add(topic, key)
+            self._short = {}
             try:
                 if first:
                     self._open()
@@ -95,6 +100,7 @@ class EventTarget(ABC):
             except BaseException:
                 self._topics.remove(topic, key)
                 del self._registrations[key]
+                self._short = {}
                 raise
 
     def remove_listener(self, topic: str, listener: Listener) -> None:
@@ -107,7 +113,9 @@ class EventTarget(ABC):
         with self._listening:
             if self._registrations.pop(key, None) is None:
                 return
-            if self._topics.remove(topic, key):
+            is_gone = self._topics.remove(topic, key)
+            self._short = {}
+            if is_gone:
                 self._close_topic(topic)
             last = not self._registrations
         if last:
@@ -197,10 +205,16 @@ class EventTarget(ABC):
 
     def _calls_for(self, event: Event) -> Sequence[Callable[[Event], "Outcome | None"]]:
         """Whom an event is to be given to, each ready to be called with it."""
+        short = self._short  # before looking: who comes or goes meanwhile puts another in its place
+        known = short.get(event.type)
+        if known is not None:
+            return known
         keys = self._topics.match(event.type, event.id)
-        if len(keys) == 1:  # the short way of most
+        if len(keys) == 1:  # as of most types
             registration = self._registrations.get(keys[0])
             if registration is not None and registration.always:
+                if len(short) < _SHORT and not self._topics.id_matters(event.type):
+                    short[event.type] = registration.always
                 return registration.always
         calls: list[Callable[[Event], Outcome | None]] = []
         seen = set()

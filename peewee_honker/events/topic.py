@@ -118,10 +118,11 @@ class Topics(Generic[L]):
         if type_ not in kept:
             if len(kept) > _CACHE:
                 kept.clear()
-            kept[type_] = None if self._id_matters(type_) else found
+            kept[type_] = None if self.id_matters(type_) else found
         return found
 
-    def _id_matters(self, type_: str) -> bool:
+    def id_matters(self, type_: str) -> bool:
+        """Whether the listeners of two events of this type may be others."""
         with_id = self._types.get(type_, 0) > (type_ in self._by_topic)
         return with_id or any(":" in name for name in self._patterns_of(type_))
 
