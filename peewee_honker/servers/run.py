@@ -1,5 +1,6 @@
 """What the threads that read events of a server have in common: waiting on its socket, and coming back after its loss."""
 
+import contextlib
 import logging
 import os
 import random
@@ -81,6 +82,8 @@ class SocketWaker:
             os.set_blocking(end, False)
         self._closed = False
         self._closing = threading.Lock()
+        self.server_spoke = False
+        """Whether the server had something to say when the last wait ended."""
 
     def wait(self) -> bool:
         """Wait; whether somebody had something to say."""
@@ -89,13 +92,13 @@ class SocketWaker:
         server = self._fileno()
         if server is not None:
             poll.register(server, select.POLLIN)
-        woken = bool(poll.poll(self._patience() * 1000))
-        try:
-            while os.read(self._read_end, 4096):
-                pass
-        except BlockingIOError:
-            pass  # it is empty
-        return woken
+        ready = [descriptor for descriptor, _ in poll.poll(self._patience() * 1000)]
+        self.server_spoke = server in ready
+        if self._read_end in ready:
+            with contextlib.suppress(BlockingIOError):  # it is empty
+                while os.read(self._read_end, 4096):
+                    pass
+        return bool(ready)
 
     def wake(self) -> None:
         """End the wait."""

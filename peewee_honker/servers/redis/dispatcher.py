@@ -81,6 +81,8 @@ class _RedisRun(ServerRun):
         self.waker.close()
 
     def _look(self, *, everywhere: bool) -> bool:
+        self._wire.has_spoken = self._wire.is_open and self.waker.server_spoke
+        self.waker.server_spoke = False  # a turn without a wait may follow
         if not self._wire.is_open:
             self._wire.open()
             logger.warning("connected to %r again", self._link)
@@ -88,9 +90,12 @@ class _RedisRun(ServerRun):
                 self._dispatcher.tell_of_gap(0, None, "the connection to the server was lost")
         if self._subscription is not None:
             return self._deliver(self._subscription)
-        if self.pages is not None:
-            self.pages.is_wanted = False
-        return not self._stopping and self._poll_sources()
+        if self.pages is None:
+            return False
+        self.pages.is_wanted = False
+        more = not self._stopping and self._poll_sources()
+        self.pages.ask_ahead()
+        return more
 
     def _deliver(self, subscription: Subscription) -> bool:
         for number, (channel, text) in enumerate(subscription.messages()):

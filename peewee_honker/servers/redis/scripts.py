@@ -49,8 +49,9 @@ end
 STATE = Script("allow-oom", _STATE, "return state(KEYS[1], KEYS[2], ARGV[1])")
 
 # KEYS: stream, notes. ARGV: the stream's name, behind which id, most entries, most bytes, 'apart' or ''.
-# Gives the ids as one text and the events as one JSON text, since a client takes long to read many small answers;
-# 'apart', the events one by one. An entry that another program has made of other fields is an object of them.
+# Gives one text, since a client takes long to read many small answers: a line of ids, one with the id up to which
+# entries are gone, and the events as JSON; 'apart', the ids as one text, and the events one by one. An entry that another
+# program has made of other fields is an object of them.
 PAGE = Script(
     "allow-oom",
     _STATE,
@@ -74,8 +75,9 @@ while left > 0 and bytes < most do
   if #got < asked then break end
   from, left = '(' .. ids[#ids], left - asked
 end
-if ARGV[5] == '' then texts = '[' .. table.concat(texts, ',') .. ']' end
-return {table.concat(ids, ' '), texts, state(KEYS[1], KEYS[2], ARGV[1])}
+local line = table.concat(ids, ' ')
+if ARGV[5] == 'apart' then return {line, texts} end
+return table.concat({line, state(KEYS[1], KEYS[2], ARGV[1])[2], '[' .. table.concat(texts, ',') .. ']'}, '\\n')
 """,
 )
 

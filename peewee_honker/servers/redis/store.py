@@ -240,9 +240,8 @@ class RedisStore:
     def _text_of(self, stream: str, event: Event) -> str:
         """The event as it was stored: what another program wrote may be more than `Event.to_json` would say."""
         offset = event.offset or 0
-        ids, texts, _ = self.link.run(
-            scripts.PAGE, (self._stream(stream), self._notes), stream, id_of(offset - 1), 1, 1, "apart"
-        )
+        keys = self._stream(stream), self._notes
+        ids, texts = self.link.run(scripts.PAGE, keys, stream, id_of(offset - 1), 1, 1, "apart")
         if ids.decode() != id_of(offset):  # deleted
             return event.to_json(sys.maxsize)
         text: bytes = texts[0]

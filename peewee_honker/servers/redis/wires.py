@@ -32,6 +32,8 @@ class Wire:
         self._link = link
         self._connection: Any = None
         self._deadline: float | None = None  # when an answer is to have come
+        self.has_spoken = False
+        """Set by who has waited for it: there is something to receive, which need not be asked for once more."""
 
     @property
     def is_open(self) -> bool:
@@ -45,6 +47,7 @@ class Wire:
     def close(self) -> None:
         """Let the connection go."""
         connection, self._connection, self._deadline = self._connection, None, None
+        self.has_spoken = False
         if connection is not None:
             self._link.release(connection)
 
@@ -70,6 +73,9 @@ class Wire:
 
     def _has_data(self) -> bool:
         """Whether there is something to receive. A server that owes an answer for too long is taken for lost."""
+        if self.has_spoken:
+            self.has_spoken = False
+            return True
         try:
             if self._connection.can_read(0):
                 return True
@@ -142,19 +148,20 @@ _EMPTY = Page(0, [], b"[]", 0)
 
 
 class Pages(Wire):
-    """The entries of a stream, page after page. The next page is asked for before this one is worked on; when there is
-    none yet, the server answers as soon as there is."""
+    """The entries of a stream, page after page. The page behind a full one is asked for before that is worked on; when there
+    is none yet, the server answers as soon as there is."""
 
     def __init__(self, link: Link) -> None:
         super().__init__(link)
         self.is_wanted = True
         """Whether somebody waits for a page. An answer that nobody takes, as a consumer pauses, shall wake nobody."""
         self._asked: tuple[str, int] | None = None  # a stream's key, and behind which offset
+        self._due: tuple[str, str, str, int] | None = None  # what is to be asked for when events were handed over
         self._page: tuple[str, Page] | None = None  # the last one, while it is worked on
 
     def close(self) -> None:
         super().close()
-        self._asked = self._page = None
+        self._asked = self._page = self._due = None
 
     def fileno(self) -> int | None:
         return super().fileno() if self.is_wanted else None
@@ -180,12 +187,21 @@ class Pages(Wire):
         if came is None or not came.offsets or came.offsets[-1] <= after:
             self._ask(key, notes, stream, after)
             return _EMPTY
-        self._ask(key, notes, stream, came.offsets[-1])
+        behind = key, notes, stream, came.offsets[-1]
+        if len(came.offsets) < _PAGE_EVENTS:
+            self._due = behind
+        else:
+            self._ask(*behind)
         self._page = key, came
         return came
 
+    def ask_ahead(self) -> None:
+        """Ask for the page behind one that was not full: new events are handed over before that."""
+        if self._due is not None and self._asked is None and self.is_open:
+            self._ask(*self._due)
+
     def _ask(self, key: str, notes: str, stream: str, after: int) -> None:
-        id_ = id_of(after)
+        id_, self._due = id_of(after), None
         self._send(
             ("XREAD", "COUNT", 1, "BLOCK", _BLOCK, "STREAMS", key, id_),  # the second is answered when this one is
             ("EVALSHA", PAGE.sha, 2, key, notes, stream, id_, _PAGE_EVENTS, _PAGE_BYTES, ""),
@@ -226,13 +242,13 @@ def events_of(
     if values is not None:
         return offsets, map(Event.from_value, values, repeat(stream), offsets)
     # What somebody wrote is not one JSON value: each by itself then.
-    ids, texts, _ = link.run(PAGE, (key, notes), stream, id_of(after), len(offsets), _PAGE_BYTES, "apart")
+    ids, texts = link.run(PAGE, (key, notes), stream, id_of(after), len(offsets), _PAGE_BYTES, "apart")
     offsets = [offset_of(id_) for id_ in ids.split()]
     return offsets, [Event.from_json(text, stream, offset) for text, offset in zip(texts, offsets, strict=True)]
 
 
 def _page(after: int, answer: Any) -> Page:
-    ids, text, (_, gone) = answer
+    ids, gone, text = answer.split(b"\n", 2)
     offsets = [offset_of(id_) for id_ in ids.split()]
     pruned = offset_of(gone)
     if offsets:
