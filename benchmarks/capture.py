@@ -221,14 +221,14 @@ def beside_notify(name: str, side: str, limit: float | None = None) -> Compariso
 
 COMPARISONS = [
     Comparison("create in a transaction", 2.0, CREATES, "captured", creates("order"), "plain", creates("order"), empty),
-    beside_notify("create beside create + tx.notify", "captured", 0.7),
+    beside_notify("create beside create + tx.notify", "captured", 0.6),
     beside_notify("  no trigger", "plain"),
     beside_notify("  floor: a constant", "constant"),
     beside_notify("  floor: and the look", "watched"),
     beside_notify("  floor: json_array and the look", "array"),
     Comparison("create, durable", 2.0, CREATES, "durable", creates("order"), "plain", creates("order"), empty),
     Comparison("single create", None, SINGLE, "captured", singles, "plain", singles, empty),
-    Comparison("insert ... select", 16.0, MANY, "captured", insert_select, "plain", insert_select, empty),
+    Comparison("insert ... select", 8.0, MANY, "captured", insert_select, "plain", insert_select, empty),
     Comparison("  floor: a constant", None, MANY, "constant", insert_select, "plain", insert_select, empty),
     Comparison("  floor: and the look", None, MANY, "watched", insert_select, "plain", insert_select, empty),
     Comparison("  floor: json_array and the look", None, MANY, "array", insert_select, "plain", insert_select, empty),
