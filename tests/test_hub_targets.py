@@ -632,6 +632,17 @@ def test_starting_twice_and_stopping_what_does_not_run(server):
         target.start()
 
 
+def test_a_server_that_was_stopped_serves_again(server):
+    server.stop()
+    server.start()
+    with client(server.url) as target:
+        heard = Heard()
+        target.add_listener("tick", heard.hear)
+        say(target, 1)
+        until(lambda: heard == ["1"])
+    server.stop()
+
+
 def test_no_thread_is_left(server):
     before = set(threading.enumerate())
     for _ in range(3):
