@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("websockets", reason="websockets is not installed: the extra `hub`")
 
-from peewee_honker import Event, HonkerDatabase
-from peewee_honker.events import HonkerEventTarget
+from peewee_honker import Event, HonkerDatabase, PayloadError
+from peewee_honker.events import HonkerEventTarget, dead_letters
 from peewee_honker.events.stream import read_stream
 from peewee_honker.hub import Hub, HubRefusedError, Peer, Spoke, anyone
 from peewee_honker.operations import Identity, OperationError, OperationRegistry, OperationSpec, OperationType
@@ -269,6 +269,29 @@ def test_a_spoke_works_while_it_is_away_and_catches_up(hub, make_spoke, operatio
     until(lambda: ids_in(stock.database, "hub") == ["1", "2", "3"])
     assert shop.call("hub/math/double", {"n": 1}) == 2
     assert stock.call("shop/math/double", {"n": 2}) == 4
+
+
+def test_a_spoke_of_a_hub_that_takes_less_sends_in_parts_and_buries_what_is_too_large(tmp_path, operations, db):
+    hub = HonkerDatabase(str(tmp_path / "hub.db"))
+    target = HonkerEventTarget(db, "durable", stream="events")
+    target.dispatch(Event("tick", "large", "x" * 200_000))
+    for id_ in range(300):
+        target.dispatch(Event("tick", str(id_), "x" * 500))
+    operations.registry.register(spec("large"), lambda data, context: "x" * 200_000)
+    with (
+        Hub(hub, authenticate=anyone, max_bytes=20_000) as small,
+        Spoke(db, small.url, "shop", registry=operations.registry) as spoke,
+        client(small.url) as target,
+    ):
+        calls = CallClient(target.calls)
+        assert spoke.catch_up(outside.DEADLINE)
+        assert failing(lambda: calls.call("shop/math/large", {"n": 1})).code == "EXECUTION_ERROR"
+        with pytest.raises(PayloadError, match="20000 are allowed"):
+            calls.call("shop/math/double", {"n": 1, "more": "x" * 200_000})
+        assert calls.call("shop/math/double", {"n": 1}) == 2
+    assert ids_in(hub, "hub") == [str(id_) for id_ in range(300)]
+    assert [dead.event.id for dead in dead_letters(db, "spoke:shop:events")] == ["large"]
+    hub.close_engine()
 
 
 def test_a_new_spoke_begins_now_or_at_the_beginning(hub, make_spoke):

@@ -40,7 +40,7 @@ class CallTarget(EventTarget):
         link.on_lost = self._on_lost
 
     def _dispatch(self, event: Event) -> None:
-        event.to_json(self.max_bytes)
+        event.to_json(self._link.max_bytes)
         if event.type == _REQUESTED:
             self._note(self._asked, event)
         else:

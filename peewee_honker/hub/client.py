@@ -51,7 +51,7 @@ class WebSocketClientTarget(EventTarget):
         timeout: seconds for an answer of the hub.
         heartbeat: seconds between two pings; a hub that does not answer one for as long is away.
         buffer: bytes of events that may wait for slow listeners. With more it asks the hub to stop, and gets the rest later.
-        max_bytes: how long an event's JSON may be.
+        max_bytes: how long an event's JSON may be; where the hub takes less, as long as it does.
 
     Guarantee: while it is connected, `add_listener` returns when the hub has confirmed the topic, and what commits after
     that is heard, in order. When the connection is lost it connects again, with growing pauses, and gets what it has missed
@@ -157,7 +157,7 @@ class WebSocketClientTarget(EventTarget):
     # Publishing
 
     def _dispatch(self, event: Event) -> None:
-        event.to_json(self.max_bytes)
+        event.to_json(self._link.max_bytes)
         database = self.database
         if database is None or database.honker_transaction is None:
             self._publish(event)
@@ -194,12 +194,12 @@ class WebSocketClientTarget(EventTarget):
     def forward(self, relay: str, events: Sequence[Event], after: Forwarded | None) -> None:
         """As EventTarget.forward: the hub remembers the last event, so that none is there twice."""
         batch: list[Any] = []
-        size = 0
+        size, most = 0, self._link.max_bytes
         for event in events:
             check_type(event.type)
         for event in events:
-            length = len(event.to_json(self.max_bytes).encode())
-            if batch and size + length > self.max_bytes:
+            length = len(event.to_json(most).encode())
+            if batch and size + length > most:
                 after = self._forward(relay, batch, after)
                 batch, size = [], 0
             batch.append(event)

@@ -97,8 +97,9 @@ class Link:
 
     @property
     def max_bytes(self) -> int:
-        """How long an event's JSON may be."""
-        return self._taker.max_bytes
+        """How long an event's JSON may be, here and at the hub, which ends connections over which much longer ones come."""
+        told = self.welcome.get("max_bytes")
+        return min(self._taker.max_bytes, told) if isinstance(told, int) else self._taker.max_bytes
 
     @property
     def is_behind(self) -> bool:
@@ -148,7 +149,7 @@ class Link:
             raise HubConnectionError(f"{self._url} is not connected: {self.error or 'start() the target'}")
         if outbox.size > _MOST_WAITING // 2:
             raise HubConnectionError(f"{self._url} is too slow: {outbox.size} bytes wait to be sent")
-        data = protocol.encode(event, self._taker.max_bytes)
+        data = protocol.encode(event, self.max_bytes)
         if loop.is_current:
             outbox.put(data)
         else:
