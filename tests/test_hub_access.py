@@ -242,6 +242,23 @@ def test_ones_own_rule_holds_also_for_patterns(serve, keys):
         assert [event.type for event in heard] == ["order.saved"]
 
 
+def test_a_rule_that_fails_is_a_no_and_harms_nobody_else(serve, keys):
+    def authorize(peer, action, topic):
+        return {"tick": True, "*": True}[topic]
+
+    hub, heard, there = serve(authorize=authorize), [], []
+    hub.server.add_listener("*", lambda event: there.append(event.type))
+    with client(hub.url, key=keys.key("acme")) as target, client(hub.url, key=keys.key("acme")) as other:
+        other.add_listener("*", lambda event: heard.append(event.type))
+        assert outcome(lambda: target.add_listener("unknown", print)) == "ACCESS_DENIED"
+        assert outcome(lambda: target.dispatch(Event("unknown"))) == "ACCESS_DENIED"
+        for type_ in ("tick", "unknown", "tick"):
+            hub.server.dispatch(Event(type_, headers={"hub-tenant": keys.tenant("acme")}))
+        until(lambda: len(heard) == 2)
+        assert target.is_connected
+    assert (heard, there) == (["tick", "tick"], ["tick", "unknown", "tick"])
+
+
 def test_keys_are_not_in_logs_or_texts(hub, keys, caplog):
     caplog.set_level("DEBUG", "peewee_honker")
     key = keys.key("acme")

@@ -12,7 +12,7 @@ from typing import Any
 from peewee_honker.errors import PayloadError
 from peewee_honker.events import Event, EventTarget
 from peewee_honker.hub import message as protocol
-from peewee_honker.hub.access import PUBLISH, SERVE
+from peewee_honker.hub.access import PUBLISH, SERVE, is_authorized
 from peewee_honker.hub.errors import HubRefusedError, MessageError
 from peewee_honker.hub.executing import Executing
 from peewee_honker.hub.server import WebSocketServerTarget
@@ -118,7 +118,7 @@ class Router:
             raise HubRefusedError(
                 "BAD_REQUEST", f"no spoke is called {HUB}, and none has more than {_MOST_OPERATIONS} operations"
             )
-        if not self._server.authorize(subscriber.peer, SERVE if operations else PUBLISH, name):
+        if not is_authorized(self._server.authorize, subscriber.peer, SERVE if operations else PUBLISH, name):
             raise HubRefusedError("ACCESS_DENIED", f"the spoke {name} may not be registered with this key")
         try:
             specs = {spec.id: spec for spec in map(OperationSpec.from_json, operations)}

@@ -10,7 +10,7 @@ from peewee_honker.events import GAP, Event
 from peewee_honker.events.event import gap_event
 from peewee_honker.events.store import Store
 from peewee_honker.events.topic import Topics, check_topic
-from peewee_honker.hub.access import SUBSCRIBE, Authorize, by_scopes
+from peewee_honker.hub.access import SUBSCRIBE, Authorize, by_scopes, is_authorized
 from peewee_honker.hub.errors import HubRefusedError, MessageError
 from peewee_honker.hub.message import POSITION, encode, read_place
 from peewee_honker.hub.subscriber import Subscriber
@@ -70,7 +70,7 @@ class Subscriptions:
             except ValueError as error:
                 refused[topic] = str(error)[:200]
                 continue
-            if topic.startswith("__") or not self._authorize(subscriber.peer, SUBSCRIBE, topic):
+            if topic.startswith("__") or not is_authorized(self._authorize, subscriber.peer, SUBSCRIBE, topic):
                 refused[topic] = "ACCESS_DENIED"
         granted = topics - refused.keys()
         newest = self._store.offset_of(self._stream, "now")
@@ -193,7 +193,7 @@ class Subscriptions:
 
     def _may_hear(self, subscriber: Subscriber, event: Event) -> bool:
         # A pattern may cover topics that are not allowed by themselves.
-        return not self._asks_for_each or self._authorize(subscriber.peer, SUBSCRIBE, event.topic)
+        return not self._asks_for_each or is_authorized(self._authorize, subscriber.peer, SUBSCRIBE, event.topic)
 
     def tell_position(self) -> None:
         """Tell those who have been sent nothing for a while how far they are."""
