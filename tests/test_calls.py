@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import itertools
+import queue
 import threading
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from peewee_honker.events import Event, HonkerEventTarget, LocalEventTarget
 from peewee_honker.operations import AccessControl, Identity, OperationError, OperationRegistry, OperationSpec, OperationType
 from peewee_honker.operations.calls import CallClient, CallHandler
+from peewee_honker.operations.workers import Workers
 from tests.support.laws import examples
 from tests.support.outside import Script, until
 
@@ -236,6 +238,45 @@ def test_a_call_leaves_no_tasks_behind_and_no_context(db):
         assert ended.wait(20)
         assert side.client.call("math.who", {"n": 1}) == ["nobody", 1]
     side.client.close()
+
+
+def test_a_job_that_comes_while_a_worker_falls_idle_costs_no_other_its_worker(monkeypatch):
+    begun, go = threading.Semaphore(0), threading.Event()
+    found_empty, late = [], []
+
+    class Interrupted(queue.SimpleQueue):
+        """In the moment in which it is first found empty a job comes, whose thread, if it gets one, starts late."""
+
+        def get_nowait(self):
+            return self.get(block=False)
+
+        def get(self, block=True, timeout=None):
+            try:
+                return super().get(block, timeout)
+            except queue.Empty:
+                found_empty.append(threading.current_thread())
+                if len(found_empty) == 1:
+                    with monkeypatch.context() as patched:
+                        patched.setattr(threading.Thread, "start", lambda thread: late.append(thread))  # noqa: PLW0108  (a method)
+                        workers.submit(work)
+                raise
+
+    def work():
+        begun.release()
+        go.wait()
+
+    workers = Workers(3, "worker", lambda: None)
+    workers._jobs = Interrupted()
+    workers.submit(lambda: None)
+    assert begun.acquire(timeout=20)
+    for thread in late:
+        thread.start()
+        until(lambda thread=thread: thread in found_empty)
+    for _ in range(2):
+        workers.submit(work)
+    assert [begun.acquire(timeout=20) for _ in range(2)] == [True, True]
+    go.set()
+    workers.close()
 
 
 def test_answers_that_nobody_waits_for_are_ignored(side):
