@@ -114,6 +114,26 @@ def test_what_was_deleted_before_it_was_heard_is_told_as_a_gap(db, server):
     assert (gap.payload["after"], gap.payload["before"]) == (2, 8)
 
 
+def test_what_is_deleted_while_it_is_caught_up_is_told_as_a_gap(db, server):
+    with db.atomic():
+        say(server, *range(1, 4001), payload="x" * 5000)
+    until(lambda: server.position == 4000)
+    with Raw(server.url, max_queue=1) as raw:
+        raw.ask("__subscribe", {"topics": ["tick"], "after": [0, None]})
+        [subscriber] = server.subscribers
+        until(lambda: subscriber.outbox.size > 64_000)  # the connection is full: it goes on when this one reads
+        prune_stream(db.engine, "hub", Retention(age=None, count=100, consumed=False), batch=4000)
+        heard, gaps = [], []
+        while (message := raw.hear("tick", "__gap__", "__position"))["type"] != "__position":
+            if message["type"] == "tick":
+                heard.append(message["offset"])
+            else:
+                gaps += range(message["payload"]["after"] + 1, message["payload"]["before"])
+    assert len(gaps) > 1000
+    assert heard[-100:] == list(range(3901, 4001))
+    assert sorted(heard + gaps) == list(range(1, 4001))
+
+
 def test_a_hub_that_was_restored_from_a_backup_is_told_as_a_gap_and_heard_on(tmp_path, serve):
     first = HonkerDatabase(str(tmp_path / "first.db"))
     gaps, heard = [], Heard()

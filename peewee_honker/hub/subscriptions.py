@@ -228,13 +228,14 @@ class Subscriptions:
     async def _catch_up(self, subscriber: Subscriber, offset: int) -> None:
         """Send what was missed, at the pace of the connection, until it is where those are who are live."""
         try:
-            pruned = await asyncio.to_thread(self._store.pruned_offset, self._stream)
-            if pruned > offset:
-                subscriber.send(gap_event(self._stream, offset, pruned + 1, "pruned"))
-                offset = pruned
             while offset < self.position:
                 position = self.position  # before reading: what comes while it is read may be behind that
                 offsets, found = await asyncio.to_thread(self._store.read_page, self._stream, offset, _PAGE)
+                if not offsets or offsets[0] != offset + 1:  # at each page: it is at the pace of the connection
+                    pruned = await asyncio.to_thread(self._store.pruned_offset, self._stream)
+                    missed = min([pruned, *(first - 1 for first in offsets[:1])])
+                    if missed > offset:
+                        subscriber.send(gap_event(self._stream, offset, missed + 1, "pruned"))
                 for event in found:
                     if self._is_for(subscriber, event):
                         await subscriber.outbox.room()
