@@ -663,6 +663,27 @@ def test_a_server_that_was_stopped_serves_again(server):
     server.stop()
 
 
+def test_what_waits_for_a_slow_listener_comes_after_the_next_start(db, server):
+    heard, go_on = Heard(), threading.Event()
+
+    def slow(event):
+        heard.hear(event)
+        go_on.wait(0.01)
+
+    target = WebSocketClientTarget(server.url, after=0)
+    target.add_listener("tick", slow)
+    with db.atomic():
+        say(server, *range(1, 2001))
+    with target:
+        until(lambda: heard and target._inbox._size > 100_000)
+    assert len(heard) < 2000
+    assert target.place == int(heard[-1])  # with which another client would go on
+    go_on.set()
+    with target:
+        until(lambda: len(heard) >= 2000)
+    assert heard == [str(id_) for id_ in range(1, 2001)]
+
+
 def test_no_thread_is_left(server):
     before = set(threading.enumerate())
     for _ in range(3):
