@@ -99,6 +99,26 @@ def test_a_key_that_ends_ends_its_connection_and_one_that_comes_back_is_welcome(
         until(lambda: not target.is_connected)
 
 
+def test_who_is_given_another_level_is_connected_anew_with_it(serve, keys):
+    registry = OperationRegistry()
+    access = AccessControl(resource_type="org", resource_action="admin")
+    registry.register(
+        OperationSpec("goods", "count", OperationType.QUERY, {}, {}, access_control=access), lambda data, context: 7
+    )
+    hub, made = serve(registry=registry), keys.new("acme")
+
+    def is_now(level):
+        with system_database.use(keys.database):
+            OrgMember.update(level=level).where(OrgMember.account == made.row.owner_id).execute()
+
+    is_now("admin")
+    with client(hub.url, key=made.text) as target:
+        calls = CallClient(target.calls)
+        assert outcome(lambda: calls.call("hub/goods/count", {})) == "done"
+        is_now("member")
+        until(lambda: outcome(lambda: calls.call("hub/goods/count", {})) == "ACCESS_DENIED")
+
+
 def outcome(action):
     try:
         action()

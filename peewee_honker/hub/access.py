@@ -122,7 +122,9 @@ class ApiKeyAuthentication:
 
         def is_valid() -> bool:
             now = self._look(text, tenant)
-            return now is not None and hmac.compare_digest(now[0].key_hash, key.key_hash) and now[0].scopes == key.scopes
+            if now is None or not hmac.compare_digest(now[0].key_hash, key.key_hash):
+                return False
+            return bool(now[0].scopes == key.scopes and now[2] == level)  # else the identity would say what no longer is
 
         identity = Identity(str(key.owner.id), tuple(map(str, key.scopes)), {f"org:{tenant}": (str(level),)})
         return Peer(identity, tenant, is_valid)
