@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import itertools
 import queue
+import sys
 import threading
 
 import pytest
@@ -101,6 +102,46 @@ def test_what_was_executed_long_ago_is_forgotten(db):
         assert side.client.call("math.double", {"n": 1}) == 2
     side.client.close()
     assert ("old",) not in db.execute_sql("SELECT request_id FROM _honker_peewee_calls").fetchall()
+
+
+async def give_up_something():
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
+async def give_up(data, context):
+    await give_up_something()
+
+
+async def give_one_and_up(data, context):
+    yield 1
+    await give_up_something()
+
+
+def leave(data, context):
+    sys.exit("no such option")
+
+
+async def leave_later(data, context):
+    sys.exit("no such option")
+
+
+@pytest.mark.parametrize("handler", [give_up, leave, leave_later])
+def test_what_a_handler_cancels_or_leaves_ends_its_call_alone(side, handler):
+    side.add(spec("fine"), lambda data, context: data["n"])
+    side.add(spec("failing"), handler)
+    for _ in range(10):  # there are eight workers
+        error = failing(lambda: side.client.call("math.failing", {"n": 1}))
+        assert (error.code, error.message) == ("EXECUTION_ERROR", "math.failing failed")
+    assert side.client.call("math.fine", {"n": 1}) == 1
+
+
+def test_a_subscription_whose_handler_has_cancelled_what_it_awaits_fails(side):
+    side.add(spec("failing", OperationType.SUBSCRIPTION), give_one_and_up)
+    heard = []
+    error = failing(lambda: heard.extend(iter(side.client.subscribe("math.failing", {"n": 1}, idle_timeout=20))))
+    assert (error.code, error.message) == ("EXECUTION_ERROR", "math.failing failed")
 
 
 def test_the_identity_travels_and_is_looked_at(side):
