@@ -463,6 +463,23 @@ def test_there_are_no_more_connections_than_allowed(serve):
         assert third.hear("__welcome")
 
 
+def test_there_are_no_more_connections_than_allowed_also_when_many_come_at_once(serve):
+    all_there = threading.Barrier(4)
+
+    def authenticate(handshake):
+        all_there.wait(outside.DEADLINE)
+        return anyone(handshake)
+
+    server = serve(authenticate=authenticate, most_connections=2)
+    targets = [WebSocketClientTarget(server.url) for _ in range(4)]
+    for target in targets:
+        target.start()
+    until(lambda: all(target.is_connected or target.error for target in targets))
+    assert sum(target.is_connected for target in targets) == len(server.subscribers) == 2
+    for target in targets:
+        target.stop()
+
+
 def test_there_are_no_more_topics_than_allowed(serve):
     server = serve(most_topics=3)
     with client(server.url) as target:
