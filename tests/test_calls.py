@@ -187,6 +187,40 @@ def test_a_subscription_gives_all_responses_and_its_end(side):
     assert side.client.pending == 0
 
 
+def test_many_subscriptions_wait_on_one_loop(db):
+    side = Side("local", db)
+    many = 40  # more than asyncio has threads for what blocks
+
+    async def one(data, context):
+        yield data["n"]
+        await asyncio.sleep(60)
+
+    side.add(spec("one", OperationType.SUBSCRIPTION), one)
+
+    async def hear_all():
+        heard = []
+
+        async def hear(number):
+            async for value in side.client.subscribe("math.one", {"n": number}):
+                heard.append(value)  # noqa: PERF401  (others look at it meanwhile)
+
+        hearing = []
+        async with asyncio.timeout(20):
+            for number in range(many):
+                hearing.append(asyncio.create_task(hear(number)))
+                while len(heard) < len(hearing):  # so that it waits for more when the next one comes
+                    await asyncio.sleep(0.001)
+        for task in hearing:
+            task.cancel()
+        await asyncio.gather(*hearing, return_exceptions=True)
+        return heard
+
+    with CallHandler(side.registry, side.target, workers=many):
+        assert asyncio.run(hear_all()) == list(range(many))
+        assert side.client.pending == 0
+    side.client.close()
+
+
 def test_who_leaves_a_subscription_stops_the_generator(side):
     stopped = threading.Event()
 
