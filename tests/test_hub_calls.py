@@ -161,6 +161,18 @@ def test_a_caller_that_goes_away_aborts_its_calls(called, hub, operations):
     assert failing(pending.result).code == "UNAVAILABLE"
 
 
+def test_a_subscription_hears_of_a_lost_connection_however_many_others_were_left(called, hub, caller, monkeypatch):
+    monkeypatch.setattr("peewee_honker.hub.calls._MOST_REMEMBERED", 5)
+    responses = iter(caller.subscribe(f"{called}/math/count", {"n": -1}, idle_timeout=outside.DEADLINE))
+    assert next(responses) == 0
+    for _ in range(10):
+        with caller.subscribe(f"{called}/math/count", {"n": -1}) as other:
+            assert next(iter(other)) == 0
+    for subscriber in list(hub.server.subscribers):
+        hub.server.loop.soon(subscriber.socket.transport.abort)
+    assert failing(lambda: list(responses)).code == "UNAVAILABLE"
+
+
 def test_a_spoke_that_goes_away_in_the_middle_is_told_to_the_caller(make_spoke, caller, operations):
     shop = make_spoke("shop", registry=operations.registry)
     pending = caller.start("shop/math/slow", {"n": 1}, timeout=60)

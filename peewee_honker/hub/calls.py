@@ -43,6 +43,8 @@ class CallTarget(EventTarget):
         event.to_json(self._link.max_bytes)
         if event.type == _REQUESTED:
             self._note(self._asked, event)
+        elif event.type == _ABORTED:  # who has asked leaves, and no answer comes
+            self._forget(self._asked, event.id)
         else:
             self._end(self._executing, event)
         try:
@@ -57,6 +59,8 @@ class CallTarget(EventTarget):
         """A message of the hub."""
         if event.type == _REQUESTED:
             self._note(self._executing, event)
+        elif event.type == _ABORTED:  # and none is given
+            self._forget(self._executing, event.id)
         else:
             self._end(self._asked, event)
         self._deliver(event)
