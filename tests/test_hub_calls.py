@@ -39,6 +39,7 @@ class Operations:
         self.registry.register(spec("slow"), self.slow)
         self.registry.register(spec("count", OperationType.SUBSCRIPTION), self.count)
         self.registry.register(spec("fail"), self.fail)
+        self.registry.register(spec("burst", OperationType.SUBSCRIPTION), self.burst)
 
     async def slow(self, data, context):
         self.began.set()
@@ -54,6 +55,10 @@ class Operations:
                 await asyncio.sleep(0.001)
         finally:
             self.stopped.set()
+
+    async def burst(self, data, context):
+        for number in range(data["n"]):
+            yield [number, "x" * 300_000]
 
     def fail(self, data, context):
         raise OperationError("TOO_LARGE", "n is too large", {"most": 9})
@@ -148,6 +153,11 @@ def test_subscriptions_give_all_and_who_leaves_stops_the_generator(called, calle
     assert operations.stopped.wait(outside.DEADLINE)
 
 
+def test_a_burst_of_answers_arrives_whole_and_drops_nobody_who_reads(called, caller):
+    many = 100  # 30 MB; most_behind is one
+    assert [number for number, _ in caller.subscribe(f"{called}/math/burst", {"n": many})] == list(range(many))
+
+
 def test_a_deadline_stops_what_is_executed(called, caller, operations):
     assert failing(lambda: caller.call(f"{called}/math/slow", {"n": 1}, timeout=0.3)).code == "TIMEOUT"
     assert operations.stopped.wait(outside.DEADLINE)
@@ -230,8 +240,8 @@ def test_services_are_discovered_with_their_schemas(make_spoke, operations):
     other = make_spoke("desk")
     assert [(one["spoke"], one["service"]) for one in other.discover()] == [("hub", "math"), ("shop", "math")]
     [shop] = other.discover("shop")
-    assert [each["name"] for each in shop["operations"]] == ["count", "double", "fail", "slow"]
-    assert OperationSpec.from_json(shop["operations"][1]) == spec("double")
+    assert [each["name"] for each in shop["operations"]] == ["burst", "count", "double", "fail", "slow"]
+    assert OperationSpec.from_json(shop["operations"][2]) == spec("double")
     assert other.discover("shop", "none") == []
 
 

@@ -48,7 +48,7 @@ class CallTarget(EventTarget):
         else:
             self._end(self._executing, event)
         try:
-            self._link.send(event)
+            self._link.send(event, waits=event.type in (_RESPONDED, *_ENDS))  # an answer is not left out for a burst
         except HubConnectionError as error:
             if event.type == _REQUESTED:
                 self._forget(self._asked, event.id)

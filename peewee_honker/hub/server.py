@@ -128,7 +128,7 @@ class WebSocketServerTarget(EventTarget):
             protocol.FORWARD: self._publishing.forward,
         }
         """What answers requests, by type. Their exceptions are told: HubRefusedError with its code."""
-        self.on_message: Callable[[Subscriber, Event], bool] | None = None
+        self.on_message: Callable[[Subscriber, Event], Awaitable[bool]] | None = None
         """Takes messages that are no requests (`call.*`); whether it has."""
         self.on_gone: Callable[[Subscriber], None] | None = None
         """Is told of a connection that has ended."""
@@ -324,7 +324,7 @@ class WebSocketServerTarget(EventTarget):
             event = protocol.read(data)
             if event.type.startswith("__"):
                 await subscriber.requests.put(event)
-            elif self.on_message is None or not self.on_message(subscriber, event):
+            elif self.on_message is None or not await self.on_message(subscriber, event):
                 await self._publishing.publish(subscriber, event)
 
     # Requests

@@ -13,7 +13,7 @@ from peewee_honker.events.topic import Topics, check_topic
 from peewee_honker.hub.access import SUBSCRIBE, Authorize, by_scopes, is_authorized
 from peewee_honker.hub.errors import HubRefusedError, MessageError
 from peewee_honker.hub.message import POSITION, encode, read_place
-from peewee_honker.hub.subscriber import Subscriber
+from peewee_honker.hub.subscriber import PATIENCE, Subscriber
 
 __all__ = ["EVERYBODY", "TENANT_HEADER", "Subscriptions"]
 
@@ -25,7 +25,6 @@ EVERYBODY = "*"
 """In that header: an event for all tenants, which only the hub's own program can publish."""
 _PAGE = 200
 _AT_ONCE = 50  # events that are given to all before others have a turn in the loop
-_PATIENCE = 0.25  # seconds
 _LONGEST_TOPIC = 1300  # characters
 
 
@@ -143,7 +142,7 @@ class Subscriptions:
             filling = [subscriber for subscriber in self._give(event) if not subscriber.is_late]
             if filling:
                 waiting = [asyncio.create_task(subscriber.outbox.room()) for subscriber in filling]
-                _, late = await asyncio.wait(waiting, timeout=_PATIENCE)
+                _, late = await asyncio.wait(waiting, timeout=PATIENCE)
                 for task in late:
                     task.cancel()
                 for subscriber in filling:
