@@ -6,6 +6,8 @@ import pytest
 
 pytest.importorskip("websockets", reason="websockets is not installed: the extra `hub`")
 
+from websockets.exceptions import ConnectionClosed
+
 from peewee_honker import Event, HonkerDatabase, Relay
 from peewee_honker.events import HonkerEventTarget
 from peewee_honker.events.stream import read_stream
@@ -277,6 +279,18 @@ def test_a_rule_that_fails_is_a_no_and_harms_nobody_else(serve, keys):
         until(lambda: len(heard) == 2)
         assert target.is_connected
     assert (heard, there) == (["tick", "tick"], ["tick", "unknown", "tick"])
+
+
+def test_a_spokes_name_is_its_accounts(hub, keys):
+    account = keys.account("acme")
+    one, other = (keys.api_keys.create(account, "test", scopes=ALL_SCOPES, actor=keys.owner).text for _ in range(2))
+    named = {"spoke": "shop", "operations": []}
+    with Raw(hub.url, key=one) as first, Raw(hub.url, key=other) as second, Raw(hub.url, key=keys.key("acme")) as third:
+        assert first.ask("__register", named)["type"] == "__ack"
+        assert second.ask("__register", named)["type"] == "__ack"
+        with pytest.raises(ConnectionClosed):
+            first.hear("never")
+        assert third.ask("__register", named)["payload"]["code"] == "NAME_TAKEN"
 
 
 def test_keys_are_not_in_logs_or_texts(hub, keys, caplog):
