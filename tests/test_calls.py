@@ -3,6 +3,8 @@
 import asyncio
 import contextvars
 import itertools
+import queue
+import sys
 import threading
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from peewee_honker.events import Event, HonkerEventTarget, LocalEventTarget
 from peewee_honker.operations import AccessControl, Identity, OperationError, OperationRegistry, OperationSpec, OperationType
 from peewee_honker.operations.calls import CallClient, CallHandler
+from peewee_honker.operations.workers import Workers
 from tests.support.laws import examples
 from tests.support.outside import Script, until
 
@@ -101,6 +104,46 @@ def test_what_was_executed_long_ago_is_forgotten(db):
     assert ("old",) not in db.execute_sql("SELECT request_id FROM _honker_peewee_calls").fetchall()
 
 
+async def give_up_something():
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
+async def give_up(data, context):
+    await give_up_something()
+
+
+async def give_one_and_up(data, context):
+    yield 1
+    await give_up_something()
+
+
+def leave(data, context):
+    sys.exit("no such option")
+
+
+async def leave_later(data, context):
+    sys.exit("no such option")
+
+
+@pytest.mark.parametrize("handler", [give_up, leave, leave_later])
+def test_what_a_handler_cancels_or_leaves_ends_its_call_alone(side, handler):
+    side.add(spec("fine"), lambda data, context: data["n"])
+    side.add(spec("failing"), handler)
+    for _ in range(10):  # there are eight workers
+        error = failing(lambda: side.client.call("math.failing", {"n": 1}))
+        assert (error.code, error.message) == ("EXECUTION_ERROR", "math.failing failed")
+    assert side.client.call("math.fine", {"n": 1}) == 1
+
+
+def test_a_subscription_whose_handler_has_cancelled_what_it_awaits_fails(side):
+    side.add(spec("failing", OperationType.SUBSCRIPTION), give_one_and_up)
+    heard = []
+    error = failing(lambda: heard.extend(iter(side.client.subscribe("math.failing", {"n": 1}, idle_timeout=20))))
+    assert (error.code, error.message) == ("EXECUTION_ERROR", "math.failing failed")
+
+
 def test_the_identity_travels_and_is_looked_at(side):
     guarded = AccessControl(required_scopes=("math:use",))
     side.add(spec("who", access_control=guarded), lambda data, context: [context.identity.id, context.metadata])
@@ -142,6 +185,40 @@ def test_a_subscription_gives_all_responses_and_its_end(side):
 
     assert asyncio.run(heard()) == [0, 1, 2]
     assert side.client.pending == 0
+
+
+def test_many_subscriptions_wait_on_one_loop(db):
+    side = Side("local", db)
+    many = 40  # more than asyncio has threads for what blocks
+
+    async def one(data, context):
+        yield data["n"]
+        await asyncio.sleep(60)
+
+    side.add(spec("one", OperationType.SUBSCRIPTION), one)
+
+    async def hear_all():
+        heard = []
+
+        async def hear(number):
+            async for value in side.client.subscribe("math.one", {"n": number}):
+                heard.append(value)  # noqa: PERF401  (others look at it meanwhile)
+
+        hearing = []
+        async with asyncio.timeout(20):
+            for number in range(many):
+                hearing.append(asyncio.create_task(hear(number)))
+                while len(heard) < len(hearing):  # so that it waits for more when the next one comes
+                    await asyncio.sleep(0.001)
+        for task in hearing:
+            task.cancel()
+        await asyncio.gather(*hearing, return_exceptions=True)
+        return heard
+
+    with CallHandler(side.registry, side.target, workers=many):
+        assert asyncio.run(hear_all()) == list(range(many))
+        assert side.client.pending == 0
+    side.client.close()
 
 
 def test_who_leaves_a_subscription_stops_the_generator(side):
@@ -236,6 +313,45 @@ def test_a_call_leaves_no_tasks_behind_and_no_context(db):
         assert ended.wait(20)
         assert side.client.call("math.who", {"n": 1}) == ["nobody", 1]
     side.client.close()
+
+
+def test_a_job_that_comes_while_a_worker_falls_idle_costs_no_other_its_worker(monkeypatch):
+    begun, go = threading.Semaphore(0), threading.Event()
+    found_empty, late = [], []
+
+    class Interrupted(queue.SimpleQueue):
+        """In the moment in which it is first found empty a job comes, whose thread, if it gets one, starts late."""
+
+        def get_nowait(self):
+            return self.get(block=False)
+
+        def get(self, block=True, timeout=None):
+            try:
+                return super().get(block, timeout)
+            except queue.Empty:
+                found_empty.append(threading.current_thread())
+                if len(found_empty) == 1:
+                    with monkeypatch.context() as patched:
+                        patched.setattr(threading.Thread, "start", lambda thread: late.append(thread))  # noqa: PLW0108  (a method)
+                        workers.submit(work)
+                raise
+
+    def work():
+        begun.release()
+        go.wait()
+
+    workers = Workers(3, "worker", lambda: None)
+    workers._jobs = Interrupted()
+    workers.submit(lambda: None)
+    assert begun.acquire(timeout=20)
+    for thread in late:
+        thread.start()
+        until(lambda thread=thread: thread in found_empty)
+    for _ in range(2):
+        workers.submit(work)
+    assert [begun.acquire(timeout=20) for _ in range(2)] == [True, True]
+    go.set()
+    workers.close()
 
 
 def test_answers_that_nobody_waits_for_are_ignored(side):

@@ -6,6 +6,8 @@ import pytest
 
 pytest.importorskip("websockets", reason="websockets is not installed: the extra `hub`")
 
+from websockets.exceptions import ConnectionClosed
+
 from peewee_honker import Event, HonkerDatabase, Relay
 from peewee_honker.events import HonkerEventTarget
 from peewee_honker.events.stream import read_stream
@@ -97,6 +99,26 @@ def test_a_key_that_ends_ends_its_connection_and_one_that_comes_back_is_welcome(
         with system_database.use(keys.database):
             OrgMember.delete().where(OrgMember.account == made.row.owner_id).execute()
         until(lambda: not target.is_connected)
+
+
+def test_who_is_given_another_level_is_connected_anew_with_it(serve, keys):
+    registry = OperationRegistry()
+    access = AccessControl(resource_type="org", resource_action="admin")
+    registry.register(
+        OperationSpec("goods", "count", OperationType.QUERY, {}, {}, access_control=access), lambda data, context: 7
+    )
+    hub, made = serve(registry=registry), keys.new("acme")
+
+    def is_now(level):
+        with system_database.use(keys.database):
+            OrgMember.update(level=level).where(OrgMember.account == made.row.owner_id).execute()
+
+    is_now("admin")
+    with client(hub.url, key=made.text) as target:
+        calls = CallClient(target.calls)
+        assert outcome(lambda: calls.call("hub/goods/count", {})) == "done"
+        is_now("member")
+        until(lambda: outcome(lambda: calls.call("hub/goods/count", {})) == "ACCESS_DENIED")
 
 
 def outcome(action):
@@ -240,6 +262,35 @@ def test_ones_own_rule_holds_also_for_patterns(serve, keys):
             hub.server.dispatch(Event(type_, headers={"hub-tenant": keys.tenant("acme")}))
         until(lambda: heard)
         assert [event.type for event in heard] == ["order.saved"]
+
+
+def test_a_rule_that_fails_is_a_no_and_harms_nobody_else(serve, keys):
+    def authorize(peer, action, topic):
+        return {"tick": True, "*": True}[topic]
+
+    hub, heard, there = serve(authorize=authorize), [], []
+    hub.server.add_listener("*", lambda event: there.append(event.type))
+    with client(hub.url, key=keys.key("acme")) as target, client(hub.url, key=keys.key("acme")) as other:
+        other.add_listener("*", lambda event: heard.append(event.type))
+        assert outcome(lambda: target.add_listener("unknown", print)) == "ACCESS_DENIED"
+        assert outcome(lambda: target.dispatch(Event("unknown"))) == "ACCESS_DENIED"
+        for type_ in ("tick", "unknown", "tick"):
+            hub.server.dispatch(Event(type_, headers={"hub-tenant": keys.tenant("acme")}))
+        until(lambda: len(heard) == 2)
+        assert target.is_connected
+    assert (heard, there) == (["tick", "tick"], ["tick", "unknown", "tick"])
+
+
+def test_a_spokes_name_is_its_accounts(hub, keys):
+    account = keys.account("acme")
+    one, other = (keys.api_keys.create(account, "test", scopes=ALL_SCOPES, actor=keys.owner).text for _ in range(2))
+    named = {"spoke": "shop", "operations": []}
+    with Raw(hub.url, key=one) as first, Raw(hub.url, key=other) as second, Raw(hub.url, key=keys.key("acme")) as third:
+        assert first.ask("__register", named)["type"] == "__ack"
+        assert second.ask("__register", named)["type"] == "__ack"
+        with pytest.raises(ConnectionClosed):
+            first.hear("never")
+        assert third.ask("__register", named)["payload"]["code"] == "NAME_TAKEN"
 
 
 def test_keys_are_not_in_logs_or_texts(hub, keys, caplog):

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("websockets", reason="websockets is not installed: the extra `hub`")
 
-from peewee_honker import Event, HonkerDatabase
-from peewee_honker.events import HonkerEventTarget
+from peewee_honker import Event, HonkerDatabase, PayloadError
+from peewee_honker.events import HonkerEventTarget, dead_letters
 from peewee_honker.events.stream import read_stream
 from peewee_honker.hub import Hub, HubRefusedError, Peer, Spoke, anyone
 from peewee_honker.operations import Identity, OperationError, OperationRegistry, OperationSpec, OperationType
@@ -39,6 +39,7 @@ class Operations:
         self.registry.register(spec("slow"), self.slow)
         self.registry.register(spec("count", OperationType.SUBSCRIPTION), self.count)
         self.registry.register(spec("fail"), self.fail)
+        self.registry.register(spec("burst", OperationType.SUBSCRIPTION), self.burst)
 
     async def slow(self, data, context):
         self.began.set()
@@ -54,6 +55,10 @@ class Operations:
                 await asyncio.sleep(0.001)
         finally:
             self.stopped.set()
+
+    async def burst(self, data, context):
+        for number in range(data["n"]):
+            yield [number, "x" * 300_000]
 
     def fail(self, data, context):
         raise OperationError("TOO_LARGE", "n is too large", {"most": 9})
@@ -148,6 +153,11 @@ def test_subscriptions_give_all_and_who_leaves_stops_the_generator(called, calle
     assert operations.stopped.wait(outside.DEADLINE)
 
 
+def test_a_burst_of_answers_arrives_whole_and_drops_nobody_who_reads(called, caller):
+    many = 100  # 30 MB; most_behind is one
+    assert [number for number, _ in caller.subscribe(f"{called}/math/burst", {"n": many})] == list(range(many))
+
+
 def test_a_deadline_stops_what_is_executed(called, caller, operations):
     assert failing(lambda: caller.call(f"{called}/math/slow", {"n": 1}, timeout=0.3)).code == "TIMEOUT"
     assert operations.stopped.wait(outside.DEADLINE)
@@ -159,6 +169,18 @@ def test_a_caller_that_goes_away_aborts_its_calls(called, hub, operations):
         assert operations.began.wait(outside.DEADLINE)
     assert operations.stopped.wait(outside.DEADLINE)
     assert failing(pending.result).code == "UNAVAILABLE"
+
+
+def test_a_subscription_hears_of_a_lost_connection_however_many_others_were_left(called, hub, caller, monkeypatch):
+    monkeypatch.setattr("peewee_honker.hub.calls._MOST_REMEMBERED", 5)
+    responses = iter(caller.subscribe(f"{called}/math/count", {"n": -1}, idle_timeout=outside.DEADLINE))
+    assert next(responses) == 0
+    for _ in range(10):
+        with caller.subscribe(f"{called}/math/count", {"n": -1}) as other:
+            assert next(iter(other)) == 0
+    for subscriber in list(hub.server.subscribers):
+        hub.server.loop.soon(subscriber.socket.transport.abort)
+    assert failing(lambda: list(responses)).code == "UNAVAILABLE"
 
 
 def test_a_spoke_that_goes_away_in_the_middle_is_told_to_the_caller(make_spoke, caller, operations):
@@ -218,8 +240,8 @@ def test_services_are_discovered_with_their_schemas(make_spoke, operations):
     other = make_spoke("desk")
     assert [(one["spoke"], one["service"]) for one in other.discover()] == [("hub", "math"), ("shop", "math")]
     [shop] = other.discover("shop")
-    assert [each["name"] for each in shop["operations"]] == ["count", "double", "fail", "slow"]
-    assert OperationSpec.from_json(shop["operations"][1]) == spec("double")
+    assert [each["name"] for each in shop["operations"]] == ["burst", "count", "double", "fail", "slow"]
+    assert OperationSpec.from_json(shop["operations"][2]) == spec("double")
     assert other.discover("shop", "none") == []
 
 
@@ -269,6 +291,29 @@ def test_a_spoke_works_while_it_is_away_and_catches_up(hub, make_spoke, operatio
     until(lambda: ids_in(stock.database, "hub") == ["1", "2", "3"])
     assert shop.call("hub/math/double", {"n": 1}) == 2
     assert stock.call("shop/math/double", {"n": 2}) == 4
+
+
+def test_a_spoke_of_a_hub_that_takes_less_sends_in_parts_and_buries_what_is_too_large(tmp_path, operations, db):
+    hub = HonkerDatabase(str(tmp_path / "hub.db"))
+    target = HonkerEventTarget(db, "durable", stream="events")
+    target.dispatch(Event("tick", "large", "x" * 200_000))
+    for id_ in range(300):
+        target.dispatch(Event("tick", str(id_), "x" * 500))
+    operations.registry.register(spec("large"), lambda data, context: "x" * 200_000)
+    with (
+        Hub(hub, authenticate=anyone, max_bytes=20_000) as small,
+        Spoke(db, small.url, "shop", registry=operations.registry) as spoke,
+        client(small.url) as target,
+    ):
+        calls = CallClient(target.calls)
+        assert spoke.catch_up(outside.DEADLINE)
+        assert failing(lambda: calls.call("shop/math/large", {"n": 1})).code == "EXECUTION_ERROR"
+        with pytest.raises(PayloadError, match="20000 are allowed"):
+            calls.call("shop/math/double", {"n": 1, "more": "x" * 200_000})
+        assert calls.call("shop/math/double", {"n": 1}) == 2
+    assert ids_in(hub, "hub") == [str(id_) for id_ in range(300)]
+    assert [dead.event.id for dead in dead_letters(db, "spoke:shop:events")] == ["large"]
+    hub.close_engine()
 
 
 def test_a_new_spoke_begins_now_or_at_the_beginning(hub, make_spoke):

@@ -114,6 +114,26 @@ def test_what_was_deleted_before_it_was_heard_is_told_as_a_gap(db, server):
     assert (gap.payload["after"], gap.payload["before"]) == (2, 8)
 
 
+def test_what_is_deleted_while_it_is_caught_up_is_told_as_a_gap(db, server):
+    with db.atomic():
+        say(server, *range(1, 4001), payload="x" * 5000)
+    until(lambda: server.position == 4000)
+    with Raw(server.url, max_queue=1) as raw:
+        raw.ask("__subscribe", {"topics": ["tick"], "after": [0, None]})
+        [subscriber] = server.subscribers
+        until(lambda: subscriber.outbox.size > 64_000)  # the connection is full: it goes on when this one reads
+        prune_stream(db.engine, "hub", Retention(age=None, count=100, consumed=False), batch=4000)
+        heard, gaps = [], []
+        while (message := raw.hear("tick", "__gap__", "__position"))["type"] != "__position":
+            if message["type"] == "tick":
+                heard.append(message["offset"])
+            else:
+                gaps += range(message["payload"]["after"] + 1, message["payload"]["before"])
+    assert len(gaps) > 1000
+    assert heard[-100:] == list(range(3901, 4001))
+    assert sorted(heard + gaps) == list(range(1, 4001))
+
+
 def test_a_hub_that_was_restored_from_a_backup_is_told_as_a_gap_and_heard_on(tmp_path, serve):
     first = HonkerDatabase(str(tmp_path / "first.db"))
     gaps, heard = [], Heard()
@@ -443,6 +463,23 @@ def test_there_are_no_more_connections_than_allowed(serve):
         assert third.hear("__welcome")
 
 
+def test_there_are_no_more_connections_than_allowed_also_when_many_come_at_once(serve):
+    all_there = threading.Barrier(4)
+
+    def authenticate(handshake):
+        all_there.wait(outside.DEADLINE)
+        return anyone(handshake)
+
+    server = serve(authenticate=authenticate, most_connections=2)
+    targets = [WebSocketClientTarget(server.url) for _ in range(4)]
+    for target in targets:
+        target.start()
+    until(lambda: all(target.is_connected or target.error for target in targets))
+    assert sum(target.is_connected for target in targets) == len(server.subscribers) == 2
+    for target in targets:
+        target.stop()
+
+
 def test_there_are_no_more_topics_than_allowed(serve):
     server = serve(most_topics=3)
     with client(server.url) as target:
@@ -630,6 +667,38 @@ def test_starting_twice_and_stopping_what_does_not_run(server):
     target.stop()
     with target, pytest.raises(RuntimeError, match="runs already"):
         target.start()
+
+
+def test_a_server_that_was_stopped_serves_again(server):
+    server.stop()
+    server.start()
+    with client(server.url) as target:
+        heard = Heard()
+        target.add_listener("tick", heard.hear)
+        say(target, 1)
+        until(lambda: heard == ["1"])
+    server.stop()
+
+
+def test_what_waits_for_a_slow_listener_comes_after_the_next_start(db, server):
+    heard, go_on = Heard(), threading.Event()
+
+    def slow(event):
+        heard.hear(event)
+        go_on.wait(0.01)
+
+    target = WebSocketClientTarget(server.url, after=0)
+    target.add_listener("tick", slow)
+    with db.atomic():
+        say(server, *range(1, 2001))
+    with target:
+        until(lambda: heard and (target._link.place or (0,))[0] == 2000)  # all have come
+    assert len(heard) < 2000
+    assert target.place == int(heard[-1])  # with which another client would go on
+    go_on.set()
+    with target:
+        until(lambda: len(heard) >= 2000)
+    assert heard == [str(id_) for id_ in range(1, 2001)]
 
 
 def test_no_thread_is_left(server):

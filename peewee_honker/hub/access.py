@@ -21,6 +21,7 @@ __all__ = [
     "Peer",
     "anyone",
     "by_scopes",
+    "is_authorized",
 ]
 
 logger = logging.getLogger("peewee_honker.hub")
@@ -72,12 +73,22 @@ Authenticate = Callable[[Handshake], Peer | None]
 """Says who it is, or None to refuse. Called in a thread."""
 Authorize = Callable[[Peer, str, str], bool]
 """`authorize(peer, action, topic)`: whether a peer may `subscribe` to a topic, `publish` an event of one, or `serve`
-operations as the spoke of that name. Beside it tenants are kept apart, whatever it says. Called in the event loop: quick."""
+operations as the spoke of that name. Beside it tenants are kept apart, whatever it says. What it raises is logged, and is a
+no. Called in the event loop: quick."""
 
 
 def by_scopes(peer: Peer, action: str, _topic: str) -> bool:
     """The default: `events:read` to subscribe, `events:write` to publish, `operations:serve` to register operations."""
     return SCOPES[action] in peer.identity.scopes
+
+
+def is_authorized(authorize: Authorize, peer: Peer, action: str, topic: str) -> bool:
+    """What a rule says. One that fails has not allowed it, and harms no other connection."""
+    try:
+        return authorize(peer, action, topic)
+    except Exception:
+        logger.exception("the rule that is asked whether %s may %s %s failed: refused", peer.identity.id, action, topic)
+        return False
 
 
 def anyone(_handshake: Handshake) -> Peer:
@@ -111,7 +122,9 @@ class ApiKeyAuthentication:
 
         def is_valid() -> bool:
             now = self._look(text, tenant)
-            return now is not None and hmac.compare_digest(now[0].key_hash, key.key_hash) and now[0].scopes == key.scopes
+            if now is None or not hmac.compare_digest(now[0].key_hash, key.key_hash):
+                return False
+            return bool(now[0].scopes == key.scopes and now[2] == level)  # else the identity would say what no longer is
 
         identity = Identity(str(key.owner.id), tuple(map(str, key.scopes)), {f"org:{tenant}": (str(level),)})
         return Peer(identity, tenant, is_valid)

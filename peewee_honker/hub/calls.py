@@ -40,13 +40,15 @@ class CallTarget(EventTarget):
         link.on_lost = self._on_lost
 
     def _dispatch(self, event: Event) -> None:
-        event.to_json(self.max_bytes)
+        event.to_json(self._link.max_bytes)
         if event.type == _REQUESTED:
             self._note(self._asked, event)
+        elif event.type == _ABORTED:  # who has asked leaves, and no answer comes
+            self._forget(self._asked, event.id)
         else:
             self._end(self._executing, event)
         try:
-            self._link.send(event)
+            self._link.send(event, waits=event.type in (_RESPONDED, *_ENDS))  # an answer is not left out for a burst
         except HubConnectionError as error:
             if event.type == _REQUESTED:
                 self._forget(self._asked, event.id)
@@ -57,6 +59,8 @@ class CallTarget(EventTarget):
         """A message of the hub."""
         if event.type == _REQUESTED:
             self._note(self._executing, event)
+        elif event.type == _ABORTED:  # and none is given
+            self._forget(self._executing, event.id)
         else:
             self._end(self._asked, event)
         self._deliver(event)

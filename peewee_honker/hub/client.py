@@ -51,7 +51,7 @@ class WebSocketClientTarget(EventTarget):
         timeout: seconds for an answer of the hub.
         heartbeat: seconds between two pings; a hub that does not answer one for as long is away.
         buffer: bytes of events that may wait for slow listeners. With more it asks the hub to stop, and gets the rest later.
-        max_bytes: how long an event's JSON may be.
+        max_bytes: how long an event's JSON may be; where the hub takes less, as long as it does.
 
     Guarantee: while it is connected, `add_listener` returns when the hub has confirmed the topic, and what commits after
     that is heard, in order. When the connection is lost it connects again, with growing pauses, and gets what it has missed
@@ -92,8 +92,8 @@ class WebSocketClientTarget(EventTarget):
         options = {"additional_headers": sent, "ssl": ssl, "proxy": proxy}
         options = {name: value for name, value in options.items() if value is not None or name == "proxy"}
         self._link = Link(self, url, options, heartbeat=heartbeat, timeout=timeout, echo=echo)
-        if after is not None:
-            self._link.place = (after, None)
+        self._given: tuple[int, str | None] | None = None if after is None else (after, None)
+        """As `Link.place`, of what listeners were given."""
         self._buffer = buffer
         self._inbox: Inbox | None = None
         self._known = 0  # an offset that is known to have been committed
@@ -120,14 +120,15 @@ class WebSocketClientTarget(EventTarget):
 
     @property
     def place(self) -> int | None:
-        """The offset of the last event that came; what `after` takes. None before the first connection."""
-        return None if self._link.place is None else self._link.place[0]
+        """The offset of the last event that listeners were given; what `after` takes. None before the first connection."""
+        return None if self._given is None else self._given[0]
 
     def start(self) -> None:
         """Begin to connect, in a thread. The hub need not be there yet."""
         if self._inbox is not None:
             raise RuntimeError(f"{self!r} runs already")
         self._inbox = Inbox(self._buffer, self._receive, self._link.resume)
+        self._link.place = self._given  # what waited for listeners when it was stopped comes again
         self._link.start()
 
     def wait_connected(self, timeout: float) -> None:
@@ -136,7 +137,7 @@ class WebSocketClientTarget(EventTarget):
         self._link.wait_connected(timeout)
 
     def stop(self) -> None:
-        """End the connection. Listeners stay, for another start."""
+        """End the connection. Listeners stay, for another start, which goes on behind what they were given."""
         self._link.stop()
         inbox, self._inbox = self._inbox, None
         if inbox is not None:
@@ -157,7 +158,7 @@ class WebSocketClientTarget(EventTarget):
     # Publishing
 
     def _dispatch(self, event: Event) -> None:
-        event.to_json(self.max_bytes)
+        event.to_json(self._link.max_bytes)
         database = self.database
         if database is None or database.honker_transaction is None:
             self._publish(event)
@@ -194,12 +195,12 @@ class WebSocketClientTarget(EventTarget):
     def forward(self, relay: str, events: Sequence[Event], after: Forwarded | None) -> None:
         """As EventTarget.forward: the hub remembers the last event, so that none is there twice."""
         batch: list[Any] = []
-        size = 0
+        size, most = 0, self._link.max_bytes
         for event in events:
             check_type(event.type)
         for event in events:
-            length = len(event.to_json(self.max_bytes).encode())
-            if batch and size + length > self.max_bytes:
+            length = len(event.to_json(most).encode())
+            if batch and size + length > most:
                 after = self._forward(relay, batch, after)
                 batch, size = [], 0
             batch.append(event)
@@ -261,7 +262,7 @@ class WebSocketClientTarget(EventTarget):
         if self._link.wanted.pop(topic, 0) is None:
             self._link.unsubscribe(topic)
         if not self._link.wanted:
-            self._link.place = None  # who comes next begins then
+            self._link.place = self._given = None  # who comes next begins then
 
     def _hear_behind(self, key: _Key, offset: int) -> None:
         """The hub has confirmed a topic: its events are those behind the offset. In the link's loop, before they come."""
@@ -291,19 +292,30 @@ class WebSocketClientTarget(EventTarget):
 
     def _receive(self, events: Sequence[Event]) -> None:
         """Give events to the listeners. In the inbox's thread."""
+        inbox = self._inbox
         for event in events:
             if event.type == protocol.POSITION:
                 self._known = max(self._known, event.offset or 0)
+                self._note_place((event.offset or 0, None))
                 continue
             if event.is_gap:
                 self._note_gap(event)
             elif event.offset is not None:
                 self._known = max(self._known, event.offset)
+                self._note_place((event.offset, event.event_id))
             self._deliver(event)
+            if self._inbox is not inbox:  # it was stopped meanwhile; the others come again after the next start
+                return
+
+    def _note_place(self, place: tuple[int, str | None] | None) -> None:
+        if self._link.wanted:
+            self._given = place
 
     def _note_gap(self, gap: Event) -> None:
         logger.warning("%r has missed events: %s", self, gap.payload)
-        if isinstance(gap.payload, Mapping) and gap.payload.get("before") is None:  # offsets begin anew
+        before = gap.payload.get("before") if isinstance(gap.payload, Mapping) else 0
+        self._note_place((before - 1, None) if before else None)
+        if before is None:  # offsets begin anew
             with self._listening:
                 self._known = 0
                 for key, registration in list(self._registrations.items()):

@@ -6,6 +6,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
 from typing import Any, Protocol
 
 from websockets.asyncio.client import connect
@@ -97,8 +98,9 @@ class Link:
 
     @property
     def max_bytes(self) -> int:
-        """How long an event's JSON may be."""
-        return self._taker.max_bytes
+        """How long an event's JSON may be, here and at the hub, which ends connections over which much longer ones come."""
+        told = self.welcome.get("max_bytes")
+        return min(self._taker.max_bytes, told) if isinstance(told, int) else self._taker.max_bytes
 
     @property
     def is_behind(self) -> bool:
@@ -141,14 +143,21 @@ class Link:
         except TimeoutError:
             raise HubConnectionError(f"{self._url} has not answered in {self._timeout} s") from None
 
-    def send(self, event: Event) -> None:
-        """Send a message that has no answer. Raises HubConnectionError when there is no connection now."""
+    def send(self, event: Event, *, waits: bool = False) -> None:
+        """Send a message that has no answer. Raises HubConnectionError when there is no connection now, or much waits to be
+        sent; with `waits`, and not in the loop, when there is no room for it in time."""
         loop, outbox = self._loop, self._outbox
         if loop is None or outbox is None or not self.is_connected:
             raise HubConnectionError(f"{self._url} is not connected: {self.error or 'start() the target'}")
-        if outbox.size > _MOST_WAITING // 2:
+        data = protocol.encode(event, self.max_bytes)
+        if waits and not loop.is_current:
+            try:
+                loop.run(_put_in_turn(outbox, data), self._timeout)
+            except (TimeoutError, CancelledError, RuntimeError):  # the last two: the loop has ended meanwhile
+                raise HubConnectionError(f"{self._url} is too slow, or was left: {outbox.size} bytes wait") from None
+            return
+        if outbox.is_filling:
             raise HubConnectionError(f"{self._url} is too slow: {outbox.size} bytes wait to be sent")
-        data = protocol.encode(event, self._taker.max_bytes)
         if loop.is_current:
             outbox.put(data)
         else:
@@ -395,3 +404,10 @@ class Link:
             self._is_paused = False
             with contextlib.suppress(HubError):
                 await self._subscribe_all()
+
+
+async def _put_in_turn(outbox: Outbox, data: bytes) -> None:
+    """Have a message sent, when there is room for it."""
+    while outbox.is_filling and outbox.is_open:
+        await outbox.room()
+    outbox.put(data)

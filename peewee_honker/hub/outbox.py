@@ -49,6 +49,11 @@ class Outbox:
         return True
 
     @property
+    def is_open(self) -> bool:
+        """Whether messages are taken."""
+        return self._is_open
+
+    @property
     def is_filling(self) -> bool:
         """Whether more than half of the limit waits."""
         return self._size > self._limit // 2

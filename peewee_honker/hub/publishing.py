@@ -8,7 +8,7 @@ from peewee_honker.events import Event
 from peewee_honker.events.event import check_type
 from peewee_honker.events.store import Store
 from peewee_honker.hub import message as protocol
-from peewee_honker.hub.access import PUBLISH
+from peewee_honker.hub.access import PUBLISH, is_authorized
 from peewee_honker.hub.errors import HubRefusedError, MessageError
 from peewee_honker.hub.subscriber import Subscriber
 from peewee_honker.hub.writer import Writer
@@ -51,7 +51,7 @@ class Publishing:
     def _text_of(self, subscriber: Subscriber, event: Event) -> str:
         """An event's JSON, with whose it is and who has published it. Raises what refuses it."""
         check_type(event.type)
-        if not self._server.authorize(subscriber.peer, PUBLISH, event.topic):
+        if not is_authorized(self._server.authorize, subscriber.peer, PUBLISH, event.topic):
             raise HubRefusedError("ACCESS_DENIED", f"{event.topic} may not be published with this key")
         headers = {name: text for name, text in (event.headers or {}).items() if not name.startswith("hub-")}
         peer = subscriber.peer

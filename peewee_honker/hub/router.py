@@ -12,7 +12,7 @@ from typing import Any
 from peewee_honker.errors import PayloadError
 from peewee_honker.events import Event, EventTarget
 from peewee_honker.hub import message as protocol
-from peewee_honker.hub.access import PUBLISH, SERVE
+from peewee_honker.hub.access import PUBLISH, SERVE, is_authorized
 from peewee_honker.hub.errors import HubRefusedError, MessageError
 from peewee_honker.hub.executing import Executing
 from peewee_honker.hub.server import WebSocketServerTarget
@@ -118,7 +118,7 @@ class Router:
             raise HubRefusedError(
                 "BAD_REQUEST", f"no spoke is called {HUB}, and none has more than {_MOST_OPERATIONS} operations"
             )
-        if not self._server.authorize(subscriber.peer, SERVE if operations else PUBLISH, name):
+        if not is_authorized(self._server.authorize, subscriber.peer, SERVE if operations else PUBLISH, name):
             raise HubRefusedError("ACCESS_DENIED", f"the spoke {name} may not be registered with this key")
         try:
             specs = {spec.id: spec for spec in map(OperationSpec.from_json, operations)}
@@ -162,7 +162,7 @@ class Router:
 
     # Calls
 
-    def take(self, subscriber: Subscriber, event: Event) -> bool:
+    async def take(self, subscriber: Subscriber, event: Event) -> bool:
         """Take a message of a connection, if it is one of calls."""
         if not event.type.startswith("call."):
             return False
@@ -179,7 +179,7 @@ class Router:
             if call_id is not None:
                 self._abort(call_id)
         elif event.type in _ANSWERS:
-            self.answer(subscriber, event)
+            await self.answer(subscriber, event)
         return True
 
     def _request(self, caller: Subscriber, event: Event) -> None:
@@ -234,9 +234,12 @@ class Router:
             raise OperationError(OPERATION_NOT_FOUND, f"the spoke {name} has no operation {id_}")
         return spoke.subscriber, spec
 
-    def answer(self, callee: Subscriber | None, event: Event) -> None:
-        """Pass an answer on, if it is of the one who was asked."""
+    async def answer(self, callee: Subscriber | None, event: Event) -> None:
+        """Pass an answer on, if it is of the one who was asked. Whoever answers much waits for the caller, for a moment."""
         route = self._routes.get(event.id)
+        if route is not None and route.callee is callee:
+            await route.caller.wait_for_room()
+            route = self._routes.get(event.id)  # it may have ended meanwhile
         if route is None or route.callee is not callee or not isinstance(event.payload, Mapping):
             return
         if route.is_once or event.type != "call.responded":
@@ -311,8 +314,8 @@ class Router:
             self._tell_error(route.caller, route.request_id, OperationError(UNAVAILABLE, told))
 
     def take_local(self, event: Event) -> None:
-        """A message of the hub's own handler, in any thread."""
-        self._server.loop.soon(self.answer, None, event)
+        """A message of the hub's own handler, in a worker's thread."""
+        self._server.loop.run(self.answer(None, event))
 
 
 class _LocalCalls(EventTarget):

@@ -39,6 +39,7 @@ logger = logging.getLogger("peewee_honker.hub")
 _POSITION_EVERY = 5.0  # seconds
 _PRUNE_EVERY = 60.0  # seconds
 _CLOSE_TIMEOUT = 2.0  # seconds
+_FULL = "the hub is full\n"
 
 Request = Callable[[Subscriber, Event], Awaitable[Any] | Any]
 """Answers a request of a connection with a payload; raises what the connection is told."""
@@ -127,7 +128,7 @@ class WebSocketServerTarget(EventTarget):
             protocol.FORWARD: self._publishing.forward,
         }
         """What answers requests, by type. Their exceptions are told: HubRefusedError with its code."""
-        self.on_message: Callable[[Subscriber, Event], bool] | None = None
+        self.on_message: Callable[[Subscriber, Event], Awaitable[bool]] | None = None
         """Takes messages that are no requests (`call.*`); whether it has."""
         self.on_gone: Callable[[Subscriber], None] | None = None
         """Is told of a connection that has ended."""
@@ -262,9 +263,8 @@ class WebSocketServerTarget(EventTarget):
 
     async def _admit(self, socket: Any, request: Any) -> Any:
         """Look at the request that opens a connection; an answer refuses it."""
-        if len(self.subscribers) >= self._most_connections:
-            logger.warning("refusing a connection: there are %s", self._most_connections)
-            return socket.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "the hub is full\n")
+        if self._is_full():
+            return socket.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, _FULL)
         headers = {name.lower(): value for name, value in request.headers.raw_items()}
         handshake = Handshake(headers, request.path, str((socket.remote_address or ("",))[0]))
         peer = await asyncio.to_thread(self._authenticate, handshake)
@@ -273,8 +273,16 @@ class WebSocketServerTarget(EventTarget):
             response = socket.respond(http.HTTPStatus.UNAUTHORIZED, "the key is not accepted\n")
             response.headers["WWW-Authenticate"] = "Bearer"
             return response
+        if self._is_full():  # others have come while the key was looked at
+            return socket.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, _FULL)
         socket.peer = peer
         return None
+
+    def _is_full(self) -> bool:
+        if len(self.subscribers) < self._most_connections:
+            return False
+        logger.warning("refusing a connection: there are %s", self._most_connections)
+        return True
 
     async def _handle(self, socket: Any) -> None:
         peer = socket.peer
@@ -316,7 +324,7 @@ class WebSocketServerTarget(EventTarget):
             event = protocol.read(data)
             if event.type.startswith("__"):
                 await subscriber.requests.put(event)
-            elif self.on_message is None or not self.on_message(subscriber, event):
+            elif self.on_message is None or not await self.on_message(subscriber, event):
                 await self._publishing.publish(subscriber, event)
 
     # Requests

@@ -206,9 +206,9 @@ class _Incoming(WebSocketClientTarget):
         self._at = self._store.forwarded(self._relay)
         if self._at is not None:
             self._floor = self._at.offset
-            self._link.place = (self._at.offset, self._at.event_id or None)
+            self._given = (self._at.offset, self._at.event_id or None)
         elif start_at == "beginning":
-            self._link.place = (0, None)
+            self._given = (0, None)
         self._link.wanted.update(dict.fromkeys(topics))
 
     def stop(self) -> None:

@@ -1,6 +1,7 @@
 """One connection of a hub: who is there, what they want to hear, and what waits to be sent."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 from peewee_honker.events import Event
@@ -9,7 +10,10 @@ from peewee_honker.hub.access import Peer
 from peewee_honker.hub.message import encode
 from peewee_honker.hub.outbox import Outbox
 
-__all__ = ["Subscriber"]
+__all__ = ["PATIENCE", "Subscriber"]
+
+PATIENCE = 0.25  # seconds that others wait for a connection with much to be sent
+_LONGEST_WAIT = 2.0  # seconds that answers wait for one
 
 _MOST_REQUESTS = 64  # that are worked on at a time for one connection
 
@@ -46,6 +50,15 @@ class Subscriber:
     def send(self, event: Event) -> bool:
         """Send a message of the protocol."""
         return self.outbox.put(encode(event, self._max_message))
+
+    async def wait_for_room(self) -> None:
+        """Wait while much is to be sent, so that a burst of answers drops nobody who reads. For a while and once:
+        others for whom the same spoke has answers wait too."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_WAIT):
+                while self.outbox.is_filling and self.outbox.is_open and not self.is_late:
+                    await self.outbox.room()  # and look again: others may have waited too, and filled it
+        self.is_late = self.outbox.is_filling
 
     def add_topic(self, topic: str, after: int) -> None:
         """Hear a topic's events behind an offset."""

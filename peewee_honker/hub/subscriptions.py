@@ -10,10 +10,10 @@ from peewee_honker.events import GAP, Event
 from peewee_honker.events.event import gap_event
 from peewee_honker.events.store import Store
 from peewee_honker.events.topic import Topics, check_topic
-from peewee_honker.hub.access import SUBSCRIBE, Authorize, by_scopes
+from peewee_honker.hub.access import SUBSCRIBE, Authorize, by_scopes, is_authorized
 from peewee_honker.hub.errors import HubRefusedError, MessageError
 from peewee_honker.hub.message import POSITION, encode, read_place
-from peewee_honker.hub.subscriber import Subscriber
+from peewee_honker.hub.subscriber import PATIENCE, Subscriber
 
 __all__ = ["EVERYBODY", "TENANT_HEADER", "Subscriptions"]
 
@@ -25,7 +25,6 @@ EVERYBODY = "*"
 """In that header: an event for all tenants, which only the hub's own program can publish."""
 _PAGE = 200
 _AT_ONCE = 50  # events that are given to all before others have a turn in the loop
-_PATIENCE = 0.25  # seconds
 _LONGEST_TOPIC = 1300  # characters
 
 
@@ -70,7 +69,7 @@ class Subscriptions:
             except ValueError as error:
                 refused[topic] = str(error)[:200]
                 continue
-            if topic.startswith("__") or not self._authorize(subscriber.peer, SUBSCRIBE, topic):
+            if topic.startswith("__") or not is_authorized(self._authorize, subscriber.peer, SUBSCRIBE, topic):
                 refused[topic] = "ACCESS_DENIED"
         granted = topics - refused.keys()
         newest = self._store.offset_of(self._stream, "now")
@@ -143,7 +142,7 @@ class Subscriptions:
             filling = [subscriber for subscriber in self._give(event) if not subscriber.is_late]
             if filling:
                 waiting = [asyncio.create_task(subscriber.outbox.room()) for subscriber in filling]
-                _, late = await asyncio.wait(waiting, timeout=_PATIENCE)
+                _, late = await asyncio.wait(waiting, timeout=PATIENCE)
                 for task in late:
                     task.cancel()
                 for subscriber in filling:
@@ -193,7 +192,7 @@ class Subscriptions:
 
     def _may_hear(self, subscriber: Subscriber, event: Event) -> bool:
         # A pattern may cover topics that are not allowed by themselves.
-        return not self._asks_for_each or self._authorize(subscriber.peer, SUBSCRIBE, event.topic)
+        return not self._asks_for_each or is_authorized(self._authorize, subscriber.peer, SUBSCRIBE, event.topic)
 
     def tell_position(self) -> None:
         """Tell those who have been sent nothing for a while how far they are."""
@@ -228,13 +227,14 @@ class Subscriptions:
     async def _catch_up(self, subscriber: Subscriber, offset: int) -> None:
         """Send what was missed, at the pace of the connection, until it is where those are who are live."""
         try:
-            pruned = await asyncio.to_thread(self._store.pruned_offset, self._stream)
-            if pruned > offset:
-                subscriber.send(gap_event(self._stream, offset, pruned + 1, "pruned"))
-                offset = pruned
             while offset < self.position:
                 position = self.position  # before reading: what comes while it is read may be behind that
                 offsets, found = await asyncio.to_thread(self._store.read_page, self._stream, offset, _PAGE)
+                if not offsets or offsets[0] != offset + 1:  # at each page: it is at the pace of the connection
+                    pruned = await asyncio.to_thread(self._store.pruned_offset, self._stream)
+                    missed = min([pruned, *(first - 1 for first in offsets[:1])])
+                    if missed > offset:
+                        subscriber.send(gap_event(self._stream, offset, missed + 1, "pruned"))
                 for event in found:
                     if self._is_for(subscriber, event):
                         await subscriber.outbox.room()

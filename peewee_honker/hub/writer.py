@@ -31,12 +31,12 @@ class Writer:
         self._store = store
         self._stream = stream
         self._waiting: list[tuple[str, str, Written]] = []
-        self._something = asyncio.Event()
         self._is_ending = False
 
     def start(self) -> None:
         """Begin. In the event loop."""
         self._is_ending = False
+        self._something = asyncio.Event()  # of this loop: a server that starts again has another
         self._executor = ThreadPoolExecutor(1, "peewee-honker-hub-writer")
         self._task = asyncio.create_task(self._write_on())
 

@@ -255,6 +255,10 @@ class CallHandler:
             logger.exception("the answer to the call %s could not be sent", request_id)
             unsent = OperationError(EXECUTION_ERROR, f"the answer of {request.get('operationId')} could not be sent")
             self._publish(ERROR, request_id, unsent.to_json())
+        except SystemExit:  # of a handler: it ends the call, and not the worker that executes it
+            logger.exception("the handler of the call %s wanted to end the program", request_id)
+            failed = OperationError(EXECUTION_ERROR, f"{request.get('operationId')} failed")
+            self._publish(ERROR, request_id, failed.to_json())
         finally:
             with self._changing:
                 self._running.pop(request_id, None)

@@ -1,10 +1,11 @@
 """Calls that wait for their answers, by request id."""
 
 import asyncio
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -67,6 +68,7 @@ class PendingSubscription:
         self._map = map_
         self._idle_timeout = idle_timeout
         self._responses: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._wake: Callable[[], None] | None = None  # tells who waits on an event loop that there is something
 
     def __iter__(self) -> Iterator[Any]:
         """The responses. Raises OperationError: the handler's, or TIMEOUT when none comes for the idle time."""
@@ -86,13 +88,40 @@ class PendingSubscription:
             self.close()
 
     async def __aiter__(self) -> Any:
-        responses = iter(self)
-        end = object()
+        """As `__iter__`. It holds no thread while it waits: any number may wait on a loop."""
+        loop, something = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                loop.call_soon_threadsafe(something.set)
+
+        self._wake = wake
         try:
-            while (value := await asyncio.to_thread(next, responses, end)) is not end:
-                yield value
+            while True:
+                something.clear()
+                try:
+                    kind, value = self._responses.get_nowait()
+                except queue.Empty:
+                    try:
+                        await asyncio.wait_for(something.wait(), self._idle_timeout)
+                    except TimeoutError:
+                        raise self._map.give_up(self) from None
+                    continue
+                if kind == "output":
+                    yield value
+                elif kind == "error":
+                    raise value
+                else:
+                    return
         finally:
+            self._wake = None
             self.close()
+
+    def _put(self, kind: str, value: Any) -> None:
+        self._responses.put((kind, value))
+        wake = self._wake
+        if wake is not None:
+            wake()
 
     def __enter__(self) -> "PendingSubscription":
         return self
@@ -104,19 +133,19 @@ class PendingSubscription:
         """End it here, and on the other side unless it has ended there."""
         if self._map.forget(self.request_id):
             self._map.abort(self.request_id)
-        self._responses.put(("end", None))
+        self._put("end", None)
 
     def respond(self, output: Any) -> None:
         """Take a response; the subscription goes on."""
-        self._responses.put(("output", output))
+        self._put("output", output)
 
     def complete(self) -> None:
         """The end."""
-        self._responses.put(("end", None))
+        self._put("end", None)
 
     def fail(self, error: OperationError) -> None:
         """Take the error."""
-        self._responses.put(("error", error))
+        self._put("error", error)
 
 
 class PendingRequestMap:

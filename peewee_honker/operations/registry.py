@@ -255,6 +255,10 @@ async def _awaited(spec: OperationSpec, result: Awaitable[Any]) -> Envelope:
         made = await result
     except Exception as error:
         raise _told(spec, error) from None
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        raise _told(spec, error) from None
     return _wrapped(spec, made)
 
 
@@ -264,8 +268,19 @@ async def _responses(spec: OperationSpec, results: AsyncGenerator[Any, None]) ->
             yield _wrapped(spec, result)
     except Exception as error:
         raise _told(spec, error) from None
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        raise _told(spec, error) from None
     finally:
         await results.aclose()
+
+
+def _is_cancelled() -> bool:
+    """Whether it is the call that is cancelled. Else a CancelledError is of something that the handler has awaited, and the
+    call has failed: nobody would tell its caller so."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _wrapped(spec: OperationSpec, result: Any) -> Envelope:
@@ -282,7 +297,7 @@ def _wrapped(spec: OperationSpec, result: Any) -> Envelope:
     return Envelope(data, meta)
 
 
-def _told(spec: OperationSpec, error: Exception) -> OperationError:
+def _told(spec: OperationSpec, error: BaseException) -> OperationError:
     """What the caller is told of what a handler has raised."""
     if isinstance(error, OperationError):
         return error

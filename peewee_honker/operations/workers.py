@@ -27,14 +27,18 @@ class Workers:
     def __init__(self, most: int, name: str, idle: Callable[[], None]) -> None:
         self._most, self._name, self._idle = most, name, idle
         self._jobs: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = queue.SimpleQueue()
-        self._free = threading.Semaphore(0)
+        self._under_way = 0  # jobs that wait or run
+        self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._local = threading.local()
 
     def submit(self, job: Callable[..., None], *arguments: Any) -> None:
         """Run a job, in its turn. Of one thread's, or locked."""
+        with self._counting:
+            self._under_way += 1
+            is_enough = self._under_way <= len(self._threads)
         self._jobs.put((job, arguments))
-        if self._free.acquire(blocking=False) or len(self._threads) >= self._most:
+        if is_enough or len(self._threads) >= self._most:
             return
         thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
         self._threads.append(thread)
@@ -67,10 +71,6 @@ class Workers:
 
     def _next(self) -> tuple[Callable[..., None], tuple[Any, ...]] | None:
         try:
-            return self._jobs.get_nowait()
-        except queue.Empty:
-            self._free.release()
-        try:
             return self._jobs.get(timeout=_IDLE)
         except queue.Empty:
             self._idle()
@@ -86,6 +86,9 @@ class Workers:
                 job(*arguments)
             except Exception:
                 logger.exception("a call could not be answered")
+            finally:
+                with self._counting:
+                    self._under_way -= 1
             del taken, job, arguments
         runner: asyncio.Runner | None = getattr(self._local, "runner", None)
         if runner is not None:
