@@ -533,6 +533,20 @@ def test_a_stopping_handler_keeps_the_leases_of_what_it_still_runs(db):
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_handler_that_is_started_twice_is_one_and_leaves_no_thread(db, durable):
+    before, registry = set(threading.enumerate()), OperationRegistry()
+    registry.register(spec("double"), lambda data, context: data["n"] * 2)
+    client = CallClient(HonkerEventTarget(db), database=db if durable else None)
+    handler = CallHandler(registry, HonkerEventTarget(db), database=db, durable=durable)
+    with handler:
+        assert client.call("math.double", {"n": 3}) == 6
+        handler.start()
+        assert client.call("math.double", {"n": 4}) == 8
+    client.close()
+    until(lambda: set(threading.enumerate()) <= before)
+
+
 def test_durable_handlers_need_a_database():
     with pytest.raises(ValueError, match="database="):
         CallHandler(OperationRegistry(), LocalEventTarget(), durable=True)

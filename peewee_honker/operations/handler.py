@@ -100,7 +100,9 @@ class CallHandler:
         self._taker: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to execute calls."""
+        """Begin to execute calls; nothing if it does."""
+        if self._pool is not None:
+            return
         self._stopped.clear()
         self._pool = Workers(self._workers, "peewee_honker-call", self._close_connection)
         if self._database is not None:
