@@ -375,3 +375,71 @@ def test_what_waits_in_a_stream_reaches_every_receiver_of_a_bus_that_starts(db):
         with bus:
             pass
         assert heard == ["saved", "deleted", "signal"]
+
+
+def test_a_transactional_receiver_that_is_given_up_takes_nothing_from_the_others(make_bus):
+    @in_transaction
+    def before(sender, event):
+        Shipment.create(order=1)
+
+    @in_transaction
+    def broken(sender, event):
+        raise ValueError("never")
+
+    @in_transaction
+    def behind(sender, event):
+        Shipment.create(order=2)
+
+    bus, _ = make_bus("shipping", before, attempts=2, backoff=0.01)
+    orders = bus.bridge(Order, durable=True)
+    orders.saved.connect(broken)
+    orders.saved.connect(behind)
+    with bus:
+        Order.create(customer="a")
+        outside.until(bus.dead_letters)
+    assert [(letter.receiver.rpartition(".")[2], letter.attempts) for letter in bus.dead_letters()] == [("broken", 2)]
+    assert [shipment.order for shipment in Shipment.select()] == [1, 2]
+
+
+def test_a_transactional_receiver_has_all_its_attempts_behind_one_that_is_given_up(make_bus):
+    calls = []
+
+    @in_transaction
+    def broken(sender, event):
+        raise ValueError("never")
+
+    @in_transaction
+    def shaky(sender, event):
+        calls.append(event.id)
+        if len(calls) < 3:
+            raise ConnectionError("not yet")
+        Shipment.create(order=1)
+
+    bus, _ = make_bus("shipping", broken, attempts=3, backoff=0.01)
+    bus.bridge(Order, durable=True).saved.connect(shaky)
+    with bus:
+        Order.create(customer="a")
+        outside.until(bus.dead_letters)
+    assert [letter.receiver.rpartition(".")[2] for letter in bus.dead_letters()] == ["broken"]
+    assert (len(calls), Shipment.select().count()) == (3, 1)
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_dead_letter_is_kept_though_another_receiver_of_the_same_name_succeeds(make_bus, marked):
+    def made(name, broken):
+        def receiver(sender, event):
+            heard.append(name)
+            if broken:
+                raise ValueError("never")
+
+        return receiver
+
+    heard = []
+    first, second = made("first", broken=True), made("second", broken=False)
+    bus, _ = make_bus("shipping", first, attempts=1)
+    bus.bridge(Order, durable=True).saved.connect(in_transaction(second) if marked else second)
+    with bus:
+        Order.create(customer="a")
+        outside.until(lambda: heard == ["first", "second"])
+    (letter,) = bus.dead_letters()
+    assert letter.receiver.endswith("made.<locals>.receiver")
