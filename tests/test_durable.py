@@ -1,5 +1,6 @@
 """Durable bridges: each consumer gets every committed event, in order, from where it stopped, whatever dies."""
 
+import asyncio
 import os
 import signal
 import threading
@@ -443,3 +444,33 @@ def test_a_dead_letter_is_kept_though_another_receiver_of_the_same_name_succeeds
         outside.until(lambda: heard == ["first", "second"])
     (letter,) = bus.dead_letters()
     assert letter.receiver.endswith("made.<locals>.receiver")
+
+
+def test_a_bus_that_starts_again_before_its_stop_could_be_waited_for_goes_on_where_it_was(make_bus):
+    async def main():  # in a loop's thread, stop() does not wait for receivers
+        for name in "abc":
+            bus.start()
+            Order.create(customer=name)
+            async with asyncio.timeout(outside.DEADLINE):
+                while names(heard)[-1:] != [name]:
+                    await asyncio.sleep(0.01)
+            bus.stop()
+
+    bus, heard = make_bus("shipping")
+    asyncio.run(main())
+    assert names(heard) == ["a", "b", "c"]
+
+
+def test_a_receiver_can_stop_the_bus_and_start_it_again(make_bus):
+    def hear(sender, event):
+        heard.append(event)
+        bus.stop()
+        bus.start()
+
+    heard = []
+    bus, _ = make_bus("shipping", hear)
+    with bus:
+        for name in "abc":
+            Order.create(customer=name)
+            outside.until(lambda name=name: names(heard)[-1:] == [name])
+    assert names(heard) == ["a", "b", "c"]

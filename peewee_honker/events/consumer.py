@@ -135,10 +135,13 @@ class Consumer:
             if known is not None and not known.leaving:
                 raise ValueError(f"consumer {self.name} reads the stream {stream!r} already")
             self._store.make_place(self.name, stream, self._start_at)
-            first = not self._places
-            self._places = {**self._places, stream: _Place(receivers, missed or _ignore)}
+            is_idle = all(place.leaving for place in self._places.values())
+            if known is None:
+                self._places = {**self._places, stream: _Place(receivers, missed or _ignore)}
+            else:  # as when who has left could not wait for the end of it: goes on where it is
+                known.receivers, known.missed, known.left, known.leaving = receivers, missed or _ignore, None, False
         dispatcher = self._store.dispatcher
-        if first:
+        if is_idle:
             dispatcher.add_source(self)
         else:
             dispatcher.wake()

@@ -111,11 +111,17 @@ class EventDispatcher(ABC):
             ended.join()
 
     def add_source(self, source: Source) -> None:
-        """Poll `source` at every wake."""
+        """Poll `source` at every wake. One that was removed and has not been stopped yet stays."""
         with self._changing:
             self._forget_other_process()
-            self._sources = (*self._sources, source)
+            leaving = [stopped for gone, stopped in self._leaving if gone is source]
+            if leaving:
+                self._leaving = [each for each in self._leaving if each[0] is not source]
+            else:
+                self._sources = (*self._sources, source)
             run = self._ensure_running()
+        for stopped in leaving:
+            stopped.set()
         run.wake()
 
     @contextmanager
