@@ -474,3 +474,27 @@ def test_a_receiver_can_stop_the_bus_and_start_it_again(make_bus):
             Order.create(customer=name)
             outside.until(lambda name=name: names(heard)[-1:] == [name])
     assert names(heard) == ["a", "b", "c"]
+
+
+def test_an_async_receiver_that_waits_for_what_was_cancelled_does_not_stop_its_stream(make_bus):
+    heard = []
+
+    async def hear(sender, event):
+        if event.payload["customer"] == "a":
+            gone = asyncio.get_running_loop().create_future()
+            gone.cancel()
+            await gone
+        heard.append(event)
+
+    async def main():
+        async with bus:
+            Order.create(customer="a")
+            Order.create(customer="b")
+            async with asyncio.timeout(outside.DEADLINE):
+                while not heard:
+                    await asyncio.sleep(0.01)
+
+    bus, _ = make_bus("shipping", hear, attempts=2, backoff=0.01)
+    asyncio.run(main())
+    assert names(heard) == ["b"]
+    assert [letter.event.payload["customer"] for letter in bus.dead_letters()] == ["a"]
