@@ -20,6 +20,7 @@ __all__ = [
     "ended",
     "is_coroutine_function",
     "name_of",
+    "refuse_async",
     "running_loop",
 ]
 
@@ -144,6 +145,11 @@ class _Queue:
             for _, coroutine, _, _ in self._waiting:  # cancelled
                 coroutine.close()
             self._waiting.clear()
+
+
+def refuse_async(*_arguments: Any, **_named: Any) -> None:
+    """Is called in the place of a transactional receiver that is a coroutine function. Raises TypeError."""
+    raise TypeError("a transactional receiver cannot be async: its transaction is of the bus's thread")
 
 
 def is_coroutine_function(listener: Callable[..., Any]) -> bool:

@@ -13,10 +13,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import blinker
 
 from peewee_honker.events.event import MAX_BYTES, Event, check_type
-from peewee_honker.events.listener import Listener, Outcome, Where, call, ended, name_of, running_loop
+from peewee_honker.events.listener import (
+    Listener,
+    Outcome,
+    Where,
+    call,
+    ended,
+    is_coroutine_function,
+    name_of,
+    refuse_async,
+    running_loop,
+)
 from peewee_honker.events.metrics import Recorder, SilentRecorder
 from peewee_honker.events.topic import Topics, check_topic
 from peewee_honker.events.tracing import traced, within_trace
+from peewee_honker.signals import is_in_transaction
 
 if TYPE_CHECKING:
     from peewee_honker.database import HonkerDatabase
@@ -283,6 +294,8 @@ class Call:
         self.func = listener
         self.loop = loop
         self.__dict__.update(getattr(listener, "__dict__", {}))  # marks, such as `in_transaction`
+        if is_in_transaction(self) and is_coroutine_function(listener):
+            self.func = refuse_async
 
     def __call__(self, event: Event) -> Outcome | None:
         if event.headers:
