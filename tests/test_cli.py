@@ -134,13 +134,16 @@ USAGE = [
     ([], "COMMAND"),
     (["frobnicate"], "frobnicate"),
     (["tail", "--from", "yesterday"], "no position"),
+    (["tail", "--from", "0001-01-01"], "no position"),
     (["tail", ":17"], "no topic"),
     (["publish", "__gap__"], "reserved"),
     (["publish", "order.saved", "17", "{customer"], "not JSON"),
     (["publish", "order.saved", "--stream", "orders"], "--durable"),
     (["prune", "streams"], "by what"),
     (["prune", "streams", "--older-than", "soon"], "no duration"),
+    (["prune", "notifications", "--older-than", "9" * 400], "no duration"),
     (["dead-letters", "drop"], "--all"),
+    (["dead-letters", "replay", "1", "--app", ".shop:bus"], "MODULE:NAME"),
     (["dead-letters", "replay", "1"], "--app"),
 ]
 
@@ -304,6 +307,14 @@ def test_tail_is_coloured_on_a_terminal_and_lets_nothing_steer_it(environment, d
     assert r"order.\x1b[2Jsaved:1\n2" in plain
 
 
+def test_tail_writes_an_event_whose_time_is_none(run, db):
+    for seconds in (1764000000000, 10**400):
+        db.notify("order.saved", {"type": "order.saved", "event_id": "1", "time": seconds})
+    told = run("tail", "--text", "--from", "beginning", "--no-follow")
+    assert [line.split("  ")[0] for line in told.splitlines()] == ["1764000000000", "-" * 12]
+    assert len(lines(run("tail", "--from", "beginning", "--no-follow"))) == 2
+
+
 # publish
 
 
@@ -318,6 +329,11 @@ def test_publish_is_heard_as_an_applications_event_is(run, db, target):
     assert heard[0].event_id == event_id
     assert heard[0].origin
     target.close()
+
+
+def test_publish_of_what_has_no_form_in_json_is_said_in_one_line(run, db):
+    db.connect()
+    assert run("publish", "order.saved", "17", r'"\ud800"', code=1).count("\n") == 1
 
 
 def test_publish_with_a_prefix_is_heard_by_tail_with_it(run, db):

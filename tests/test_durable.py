@@ -498,3 +498,15 @@ def test_an_async_receiver_that_waits_for_what_was_cancelled_does_not_stop_its_s
     asyncio.run(main())
     assert names(heard) == ["b"]
     assert [letter.event.payload["customer"] for letter in bus.dead_letters()] == ["a"]
+
+
+@pytest.mark.parametrize("seconds", ["1" * 400, "1e400", "NaN", '"now"'])
+def test_an_event_with_a_time_that_is_none_does_not_stop_its_stream(db, seconds):
+    heard = []
+    target = HonkerEventTarget(db, "durable", stream="s", consumer="c")
+    target.add_listener("*", heard.append)
+    text = f'{{"type": "a", "id": "", "payload": 1, "event_id": "1", "time": {seconds}, "origin": "", "operation": ""}}'
+    db.execute_sql("INSERT INTO _honker_stream (topic, key, payload) VALUES ('s', '', ?)", (text,))
+    outside.until(lambda: heard)
+    target.close()
+    assert (heard[0].payload, heard[0].time) == (1, 0.0)
