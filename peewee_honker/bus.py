@@ -55,6 +55,7 @@ __all__ = ["Bridge", "BusSignal", "EventBus"]
 logger = logging.getLogger("peewee_honker.bus")
 
 _LOOK = 0.5  # seconds between two looks whether the dispatcher is well
+_LONGEST_STOP = 60.0  # seconds that start() waits for a stop() in another thread
 _BACKLOG = 5.0  # seconds that stop() gives to what durable streams hold
 
 
@@ -117,6 +118,8 @@ class EventBus:
         self._pruner: Pruner | None = None
         self._changing = threading.RLock()
         self._stopped = threading.Event()
+        self._ended = threading.Event()  # the last stop
+        self._ended.set()
 
     @property
     def origin(self) -> str:
@@ -343,10 +346,12 @@ class EventBus:
 
         Raises ValueError when receivers are connected to a durable bridge and the bus has no consumer name.
         """
+        dispatcher, ended = self._store.dispatcher, self._ended
+        if dispatcher.may_be_waited_for():
+            ended.wait(_LONGEST_STOP)  # of another thread's stop(), which would take the receivers away again
         with self._changing:
             if self._running is not None:
                 return
-            dispatcher = self._store.dispatcher
             self._pruner = Pruner(self._store, self._ephemeral_seconds, self._retentions)
             dispatcher.add_source(self._pruner)
             self._running = dispatcher
@@ -368,14 +373,18 @@ class EventBus:
             dispatcher, self._running = self._running, None
             pruner, self._pruner = self._pruner, None
             self._stopped.set()
-        if dispatcher is None:
-            return
-        dispatcher.flush(_BACKLOG)
-        for heard in self._heard:
-            heard.leave()
-            heard.target.remove_listener(GAP, self._tell_of_gap)
-        if pruner is not None:
-            dispatcher.remove_source(pruner)
+            if dispatcher is None:
+                return
+            ended = self._ended = threading.Event()
+        try:
+            dispatcher.flush(_BACKLOG)
+            for heard in self._heard:
+                heard.leave()
+                heard.target.remove_listener(GAP, self._tell_of_gap)
+            if pruner is not None:
+                dispatcher.remove_source(pruner)
+        finally:
+            ended.set()
 
     def _listen(self, heard: Iterable[Bridge | BusSignal]) -> None:
         # A stream is read from its first listener on; what waits in it is not for some of them before the others are there.

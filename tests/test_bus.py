@@ -328,6 +328,30 @@ def test_the_bus_goes_on_in_the_parent_after_a_fork(db, bus, heard):
     assert names(heard) == ["before", "child", "after"]
 
 
+def test_a_bus_that_another_thread_still_stops_can_be_started(bus):
+    def hear(sender, number):
+        heard.append(number)
+        if number == 1:
+            inside.set()
+            goes_on.wait(outside.DEADLINE)
+
+    numbers, heard, inside, goes_on = bus.signal("numbers"), [], threading.Event(), threading.Event()
+    numbers.connect(hear)
+    bus.start()
+    numbers.send(number=1)
+    inside.wait(outside.DEADLINE)
+    stopping = threading.Thread(target=bus.stop)
+    stopping.start()
+    outside.until(lambda: not bus.is_running)
+    starting = threading.Thread(target=bus.start)
+    starting.start()
+    goes_on.set()
+    starting.join(outside.DEADLINE)
+    stopping.join(outside.DEADLINE)
+    numbers.send(number=2)
+    outside.until(lambda: heard == [1, 2])
+
+
 def test_a_process_that_forgets_to_stop_the_bus_ends_cleanly(path, db, bus):
     code = SHOP + "    bus.start(); Order.create(customer='x'); print('leaving')\n"
     with outside.Script(code, path) as careless:

@@ -136,6 +136,11 @@ class EventDispatcher(ABC):
                 self._holding -= 1
             self.wake()
 
+    def may_be_waited_for(self) -> bool:
+        """Whether the calling thread can wait for receivers without waiting for itself."""
+        run = self._run
+        return run is None or run.may_be_waited_for()
+
     @property
     def is_holding(self) -> bool:
         """Whether sources wait."""
