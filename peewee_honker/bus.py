@@ -427,7 +427,14 @@ class EventBus:
 
     async def __aenter__(self) -> "EventBus":
         self.loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self.start)
+        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
+        try:
+            await asyncio.shield(starting)
+        except BaseException:
+            if not starting.done():  # cancelled, while the thread goes on to start it
+                await asyncio.wait([starting])
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(

@@ -397,6 +397,21 @@ def test_async_receivers_are_awaited_on_the_callers_loop(db, durable):
     assert bus._running is None
 
 
+@pytest.mark.parametrize("turns", range(4))
+def test_a_bus_whose_serving_is_cancelled_while_it_starts_does_not_run(bus, turns):
+    async def main():
+        serving = asyncio.create_task(bus.serve())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.wait([serving])
+        assert serving.cancelled()
+
+    asyncio.run(main())  # which waits for threads
+    assert not bus.is_running
+    assert bus.loop is None
+
+
 def test_an_async_receiver_without_a_loop_is_told_what_it_needs(db, bus, caplog):
     async def receive(sender, event):
         raise AssertionError("never runs")
