@@ -115,6 +115,7 @@ class EventBus:
         self._signals: dict[str, BusSignal] = {}
         self._targets: dict[tuple[bool, str, bool], EventTarget] = {}
         self._running: EventDispatcher | None = None
+        self._runs_in = os.getpid()
         self._pruner: Pruner | None = None
         self._changing = threading.RLock()
         self._stopped = threading.Event()
@@ -130,8 +131,8 @@ class EventBus:
 
     @property
     def is_running(self) -> bool:
-        """Whether receivers are called."""
-        return self._running is not None
+        """Whether receivers are called, in this process: a fork leaves that to the parent."""
+        return self._running is not None and self._runs_in == os.getpid()
 
     # What is published and heard
 
@@ -347,14 +348,17 @@ class EventBus:
         Raises ValueError when receivers are connected to a durable bridge and the bus has no consumer name.
         """
         dispatcher, ended = self._store.dispatcher, self._ended
-        if dispatcher.may_be_waited_for():
+        if self._runs_in == os.getpid() and dispatcher.may_be_waited_for():
             ended.wait(_LONGEST_STOP)  # of another thread's stop(), which would take the receivers away again
         with self._changing:
-            if self._running is not None:
+            if self.is_running:
                 return
+            if self._running is not None:  # it ran before the fork of which this is the child
+                self.stop()
+                self._stopped.clear()
             self._pruner = Pruner(self._store, self._ephemeral_seconds, self._retentions)
             dispatcher.add_source(self._pruner)
-            self._running = dispatcher
+            self._running, self._runs_in = dispatcher, os.getpid()
             try:
                 self._listen(self._heard)
             except BaseException:

@@ -328,6 +328,60 @@ def test_the_bus_goes_on_in_the_parent_after_a_fork(db, bus, heard):
     assert names(heard) == ["before", "child", "after"]
 
 
+def in_child(work):
+    """Fork, and give what the work says in the child."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, repr(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as told:
+        text = told.read()
+    os.waitpid(child, 0)
+    return text
+
+
+def test_a_bus_that_ran_before_a_fork_is_started_in_the_child(bus, heard):
+    def work():
+        del heard[:]
+        was_running = bus.is_running
+        bus.start()
+        Order.create(customer="child")
+        bus.stop()
+        return was_running, names(heard)
+
+    with bus:
+        Order.create(customer="before")
+        outside.until(lambda: heard)
+        assert in_child(work) == "(False, ['child'])"
+        outside.until(lambda: names(heard) == ["before", "child"])
+
+
+def test_the_child_of_a_fork_is_not_its_parents_durable_consumer(db):
+    bus = EventBus(db, consumer="counter")
+    numbers, heard = bus.signal("numbers", durable=True), []
+    numbers.connect(lambda _sender, number: heard.append(number), weak=False)
+
+    def work():
+        del heard[:]
+        bus.stop()
+        bus.start()
+        numbers.send(number=2)
+        bus.stop()
+        return heard
+
+    with bus:
+        numbers.send(number=1)
+        outside.until(lambda: heard)
+        assert in_child(work) == "[]"
+        outside.until(lambda: heard == [1, 2])
+        numbers.send(number=3)
+    assert heard == [1, 2, 3]
+
+
 def test_a_bus_that_another_thread_still_stops_can_be_started(bus):
     def hear(sender, number):
         heard.append(number)

@@ -1,6 +1,7 @@
 """A named reader of durable streams: its place, who of several processes reads, and what happens when a receiver fails."""
 
 import logging
+import os
 import random
 import threading
 import time
@@ -110,7 +111,7 @@ class Consumer:
         self._is_silent = type(self._recorder) is SilentRecorder
         self._changing = threading.Lock()
         self._places: dict[str, _Place] = {}
-        self._owner = uuid.uuid4().hex
+        self._owner, self._process = uuid.uuid4().hex, os.getpid()
         self._active = False
         self._next_lease = 0.0
         self._unsaved_since: float | None = None
@@ -131,6 +132,9 @@ class Consumer:
         Raises ValueError when the stream is read already.
         """
         with self._changing:
+            if self._process != os.getpid():  # the child of a fork: the lease, and the thread, stayed with the parent
+                self._owner, self._process = uuid.uuid4().hex, os.getpid()
+                self._active, self._next_lease, self._unsaved_since, self._places = False, 0.0, None, {}
             known = self._places.get(stream)
             if known is not None and not known.leaving:
                 raise ValueError(f"consumer {self.name} reads the stream {stream!r} already")

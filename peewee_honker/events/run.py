@@ -169,7 +169,9 @@ class EventDispatcher(ABC):
     def settle(self) -> None:
         """Wait until the event that is being handed over now has been; not inside a receiver, nor in a thread that runs an
         event loop, for which that receiver may be waiting."""
-        if not _runs_a_loop() and self._busy.acquire(timeout=_LONGEST_GOODBYE):  # the dispatcher's thread gets it at once
+        if self._process != os.getpid() or _runs_a_loop():
+            return
+        if self._busy.acquire(timeout=_LONGEST_GOODBYE):  # the dispatcher's thread gets it at once
             self._busy.release()
 
     def flush(self, backlog: float = 0.0) -> None:
