@@ -404,3 +404,10 @@ def test_a_savepoint_that_is_committed_and_goes_on_keeps_what_was_committed(db, 
     outside.until(lambda: "end" in heard)
     assert heard == ["committed", "end"]
     assert called == ["committed"]
+
+
+def test_a_target_does_not_remember_every_type_that_it_ever_sent():
+    target = LocalEventTarget()
+    for number in range(20_000):
+        target.dispatch(Event(f"order.{number}"))
+    assert len(target._known_types) < 5_000

@@ -40,7 +40,7 @@ dispatched = blinker.Signal("`receiver(target, event=event)`: an event was dispa
 """For tests that want to see what is published whether it commits or not, see `peewee_honker.testing`."""
 
 
-_SHORT = 4096  # types whose calls are remembered
+_SHORT = 4096  # types that are remembered: as right, and with their calls
 
 
 class _Registration(NamedTuple):
@@ -159,7 +159,10 @@ class EventTarget(ABC):
         or is too large, both before anything is written; and what the transport raises.
         """
         if event.type not in self._known_types:
-            self._known_types.add(check_type(event.type))
+            check_type(event.type)
+            if len(self._known_types) >= _SHORT:  # types may have a key in them
+                self._known_types = set()
+            self._known_types.add(event.type)
         event = traced(event)
         self._dispatch(event)
         self.recorder.published(event.type)
