@@ -135,6 +135,7 @@ USAGE = [
     (["frobnicate"], "frobnicate"),
     (["tail", "--from", "yesterday"], "no position"),
     (["tail", "--from", "0001-01-01"], "no position"),
+    (["consumers", "seek", "billing", "orders", "9" * 19], "no position"),
     (["tail", ":17"], "no topic"),
     (["publish", "__gap__"], "reserved"),
     (["publish", "order.saved", "17", "{customer"], "not JSON"),

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from peewee_honker.events import Position
+from peewee_honker.events.stream import check_position
 
 __all__ = ["duration", "json_value", "number", "position"]
 
@@ -21,9 +22,10 @@ def position(text: str) -> Position:
         return "now"
     if text == "beginning":
         return "beginning"
-    if text.isdecimal():
-        return int(text)
     try:
+        if text.isdecimal():
+            check_position(int(text))
+            return int(text)
         moment = datetime.datetime.fromisoformat(text)
         moment.timestamp()  # fails for what is too far away
     except (ValueError, OverflowError, OSError):
