@@ -510,3 +510,27 @@ def test_an_event_with_a_time_that_is_none_does_not_stop_its_stream(db, seconds)
     outside.until(lambda: heard)
     target.close()
     assert (heard[0].payload, heard[0].time) == (1, 0.0)
+
+
+class UntoldError(Exception):
+    def __repr__(self):
+        raise RuntimeError("not even that")
+
+    __str__ = __repr__
+
+
+@pytest.mark.parametrize("error", [ValueError("half a pair: \ud800"), UntoldError()], ids=["half a pair", "untold"])
+def test_an_error_that_cannot_be_written_as_it_is_does_not_stop_its_stream(make_bus, error):
+    heard = []
+
+    def hear(sender, event):
+        heard.append(event)
+        raise error
+
+    bus, _ = make_bus("shipping", hear, attempts=1)
+    with bus:
+        Order.create(customer="a")
+        Order.create(customer="b")
+        outside.until(lambda: len(bus.dead_letters()) == 2)
+    assert names(heard) == ["a", "b"]
+    assert all(letter.error and "hear" in letter.traceback for letter in bus.dead_letters())
