@@ -84,7 +84,8 @@ class Consumer:
 
     Of several processes with one name one is active, which holds a Honker lock; it is followed within seconds of its death.
     A receiver that raises is called again with growing pauses, and the stream waits; after `attempts` times the event
-    becomes a dead letter, and the stream goes on. Receivers are called in the dispatcher's thread.
+    becomes a dead letter, and the stream goes on. Transactional receivers that share an event share its transaction: when
+    one is given up, the others are called without it. Receivers are called in the dispatcher's thread.
     """
 
     def __init__(
