@@ -55,6 +55,7 @@ __all__ = ["Bridge", "BusSignal", "EventBus"]
 logger = logging.getLogger("peewee_honker.bus")
 
 _LOOK = 0.5  # seconds between two looks whether the dispatcher is well
+_LONGEST_STOP = 60.0  # seconds that start() waits for a stop() in another thread
 _BACKLOG = 5.0  # seconds that stop() gives to what durable streams hold
 
 
@@ -114,9 +115,12 @@ class EventBus:
         self._signals: dict[str, BusSignal] = {}
         self._targets: dict[tuple[bool, str, bool], EventTarget] = {}
         self._running: EventDispatcher | None = None
+        self._runs_in = os.getpid()
         self._pruner: Pruner | None = None
         self._changing = threading.RLock()
         self._stopped = threading.Event()
+        self._ended = threading.Event()  # the last stop
+        self._ended.set()
 
     @property
     def origin(self) -> str:
@@ -127,8 +131,8 @@ class EventBus:
 
     @property
     def is_running(self) -> bool:
-        """Whether receivers are called."""
-        return self._running is not None
+        """Whether receivers are called, in this process: a fork leaves that to the parent."""
+        return self._running is not None and self._runs_in == os.getpid()
 
     # What is published and heard
 
@@ -343,13 +347,18 @@ class EventBus:
 
         Raises ValueError when receivers are connected to a durable bridge and the bus has no consumer name.
         """
+        dispatcher, ended = self._store.dispatcher, self._ended
+        if self._runs_in == os.getpid() and dispatcher.may_be_waited_for():
+            ended.wait(_LONGEST_STOP)  # of another thread's stop(), which would take the receivers away again
         with self._changing:
-            if self._running is not None:
+            if self.is_running:
                 return
-            dispatcher = self._store.dispatcher
+            if self._running is not None:  # it ran before the fork of which this is the child
+                self.stop()
+                self._stopped.clear()
             self._pruner = Pruner(self._store, self._ephemeral_seconds, self._retentions)
             dispatcher.add_source(self._pruner)
-            self._running = dispatcher
+            self._running, self._runs_in = dispatcher, os.getpid()
             try:
                 self._listen(self._heard)
             except BaseException:
@@ -368,14 +377,18 @@ class EventBus:
             dispatcher, self._running = self._running, None
             pruner, self._pruner = self._pruner, None
             self._stopped.set()
-        if dispatcher is None:
-            return
-        dispatcher.flush(_BACKLOG)
-        for heard in self._heard:
-            heard.leave()
-            heard.target.remove_listener(GAP, self._tell_of_gap)
-        if pruner is not None:
-            dispatcher.remove_source(pruner)
+            if dispatcher is None:
+                return
+            ended = self._ended = threading.Event()
+        try:
+            dispatcher.flush(_BACKLOG)
+            for heard in self._heard:
+                heard.leave()
+                heard.target.remove_listener(GAP, self._tell_of_gap)
+            if pruner is not None:
+                dispatcher.remove_source(pruner)
+        finally:
+            ended.set()
 
     def _listen(self, heard: Iterable[Bridge | BusSignal]) -> None:
         # A stream is read from its first listener on; what waits in it is not for some of them before the others are there.
@@ -418,7 +431,14 @@ class EventBus:
 
     async def __aenter__(self) -> "EventBus":
         self.loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self.start)
+        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
+        try:
+            await asyncio.shield(starting)
+        except BaseException:
+            if not starting.done():  # cancelled, while the thread goes on to start it
+                await asyncio.wait([starting])
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(

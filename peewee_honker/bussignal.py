@@ -1,5 +1,6 @@
 """Named blinker signals that reach every process: `bus.signal("report.ready")`."""
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ import blinker
 
 from peewee_honker.events import Event, EventTarget, Retention
 from peewee_honker.events.event import check_type
-from peewee_honker.events.listener import Listener, Outcome, call
+from peewee_honker.events.listener import Listener, Outcome, ended, refuse_async
 from peewee_honker.signals import in_transaction, is_in_transaction
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ class BusSignal(blinker.NamedSignal):
     def listeners_for(self, event: Event) -> list[Listener]:
         """Who is to be called with an event of this signal."""
         payload = event.payload
-        if self.is_muted or event.type != self.name or not isinstance(payload, dict) or "named" not in payload:
+        if self.is_muted or event.type != self.name or not isinstance(payload, dict):
+            return []
+        if not isinstance(payload.get("named"), dict) or "sender" not in payload:  # of another program
             return []
         return [_Receiving(receiver, self._bus) for receiver in self.receivers_for(payload["sender"])]
 
@@ -92,6 +95,9 @@ class _Receiving:
         self._bus = bus
         if is_in_transaction(receiver):
             in_transaction(self)
+            if asyncio.iscoroutinefunction(receiver):
+                self.func = refuse_async
 
     def __call__(self, event: Event) -> Outcome | None:
-        return call(self.func, event.payload["sender"], loop=self._bus.loop, **event.payload["named"])
+        # Not by call(), whose own arguments' names may be among those that were sent.
+        return ended(self.func, self.func(event.payload["sender"], **event.payload["named"]), self._bus.loop)

@@ -125,10 +125,12 @@ class RecordedEvents:
         topics: Topics[None] = Topics()
         topics.add(type, None)
         deadline = time.monotonic() + timeout
-        looked_at = 0
+        recorded, looked_at = self._committed, 0
         while True:
             with self._came:
-                events = self._committed[looked_at:]
+                if recorded is not self._committed:  # cleared meanwhile, by another thread
+                    recorded, looked_at = self._committed, 0
+                events = recorded[looked_at:]
             for event in events:
                 meant = topics.match(event.type, event.id) and (id is None or event.id == str(id))
                 if meant and (where is None or where(event)):
@@ -140,7 +142,7 @@ class RecordedEvents:
                 raise AssertionError(f"{wanted} has not come within {timeout} s; {self._told()}")
             self._check()
             with self._came:
-                if len(self._committed) <= looked_at:
+                if recorded is self._committed and len(recorded) <= looked_at:
                     self._came.wait(min(left, _LOOK))
 
     def clear(self) -> None:
@@ -148,8 +150,7 @@ class RecordedEvents:
         self._flush()
         with self._came:
             self._in_transactions = [each for each in self._in_transactions if each[1]() is not None]
-            self._committed.clear()
-            self._gaps.clear()
+            self._committed, self._gaps = [], []
 
     # Recording
 

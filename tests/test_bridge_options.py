@@ -11,7 +11,7 @@ from blinker import ANY
 from peewee import CharField, DateTimeField, DecimalField, IntegerField, TextField
 from peewee import Model as PlainModel
 
-from peewee_honker import EventBus, PayloadError, TopicError
+from peewee_honker import Event, EventBus, PayloadError, TopicError
 from peewee_honker.signals import Model, in_transaction
 from tests.support import outside
 
@@ -277,6 +277,50 @@ def test_a_durable_signal_waits_for_its_consumer_and_takes_effect_once(make_bus)
     with bus:
         outside.until(lambda: Note.select().count())
     assert [note.text for note in Note.select()] == ["while away"]
+
+
+def test_arguments_of_a_signal_may_have_any_name(make_bus):
+    bus = make_bus()
+    ready, heard = bus.signal("report.ready"), []
+    ready.connect(lambda _sender, **named: heard.append(named), weak=False)
+    with bus:
+        ready.send(loop=1, listener=2, self=3)
+    assert heard == [{"loop": 1, "listener": 2, "self": 3}]
+
+
+def test_what_another_program_writes_under_a_signals_name_does_not_stop_its_stream(make_bus):
+    bus = make_bus(consumer="archive")
+    ready, heard = bus.signal("report.ready", durable=True), []
+    ready.connect(lambda _sender, **named: heard.append(named), weak=False)
+    with bus:
+        for payload in (None, [], {"named": {}}, {"sender": None, "named": 1}):
+            ready.target.dispatch(Event("report.ready", payload=payload))
+        ready.send(title="at last")
+        outside.until(lambda: heard)
+    assert heard == [{"title": "at last"}]
+    assert bus.dead_letters() == []
+
+
+@pytest.mark.parametrize("way", ["signal", "target"])
+def test_a_transactional_receiver_that_is_async_is_refused(make_bus, way):
+    bus = make_bus(consumer="archive", attempts=1)
+    ready = bus.signal("report.ready", durable=True)
+
+    async def main():
+        async with bus:
+            if way == "target":
+                ready.target.add_listener("report.ready", in_transaction(keep))
+            ready.send(title="never")
+            await asyncio.to_thread(outside.until, bus.dead_letters)
+            ready.target.remove_listener("report.ready", keep)
+
+    async def keep(*event, **named):
+        Note.create(text="kept")
+
+    if way == "signal":
+        ready.connect(in_transaction(keep))
+    asyncio.run(main())
+    assert "cannot be async" in bus.dead_letters()[0].error
 
 
 # Capture

@@ -328,6 +328,84 @@ def test_the_bus_goes_on_in_the_parent_after_a_fork(db, bus, heard):
     assert names(heard) == ["before", "child", "after"]
 
 
+def in_child(work):
+    """Fork, and give what the work says in the child."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, repr(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as told:
+        text = told.read()
+    os.waitpid(child, 0)
+    return text
+
+
+def test_a_bus_that_ran_before_a_fork_is_started_in_the_child(bus, heard):
+    def work():
+        del heard[:]
+        was_running = bus.is_running
+        bus.start()
+        Order.create(customer="child")
+        bus.stop()
+        return was_running, names(heard)
+
+    with bus:
+        Order.create(customer="before")
+        outside.until(lambda: heard)
+        assert in_child(work) == "(False, ['child'])"
+        outside.until(lambda: names(heard) == ["before", "child"])
+
+
+def test_the_child_of_a_fork_is_not_its_parents_durable_consumer(db):
+    bus = EventBus(db, consumer="counter")
+    numbers, heard = bus.signal("numbers", durable=True), []
+    numbers.connect(lambda _sender, number: heard.append(number), weak=False)
+
+    def work():
+        del heard[:]
+        bus.stop()
+        bus.start()
+        numbers.send(number=2)
+        bus.stop()
+        return heard
+
+    with bus:
+        numbers.send(number=1)
+        outside.until(lambda: heard)
+        assert in_child(work) == "[]"
+        outside.until(lambda: heard == [1, 2])
+        numbers.send(number=3)
+    assert heard == [1, 2, 3]
+
+
+def test_a_bus_that_another_thread_still_stops_can_be_started(bus):
+    def hear(sender, number):
+        heard.append(number)
+        if number == 1:
+            inside.set()
+            goes_on.wait(outside.DEADLINE)
+
+    numbers, heard, inside, goes_on = bus.signal("numbers"), [], threading.Event(), threading.Event()
+    numbers.connect(hear)
+    bus.start()
+    numbers.send(number=1)
+    inside.wait(outside.DEADLINE)
+    stopping = threading.Thread(target=bus.stop)
+    stopping.start()
+    outside.until(lambda: not bus.is_running)
+    starting = threading.Thread(target=bus.start)
+    starting.start()
+    goes_on.set()
+    starting.join(outside.DEADLINE)
+    stopping.join(outside.DEADLINE)
+    numbers.send(number=2)
+    outside.until(lambda: heard == [1, 2])
+
+
 def test_a_process_that_forgets_to_stop_the_bus_ends_cleanly(path, db, bus):
     code = SHOP + "    bus.start(); Order.create(customer='x'); print('leaving')\n"
     with outside.Script(code, path) as careless:
@@ -371,6 +449,21 @@ def test_async_receivers_are_awaited_on_the_callers_loop(db, durable):
         orders.unpublish()
     assert sorted(heard) == ["ADA", "ada"]
     assert bus._running is None
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_bus_whose_serving_is_cancelled_while_it_starts_does_not_run(bus, turns):
+    async def main():
+        serving = asyncio.create_task(bus.serve())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.wait([serving])
+        assert serving.cancelled()
+
+    asyncio.run(main())  # which waits for threads
+    assert not bus.is_running
+    assert bus.loop is None
 
 
 def test_an_async_receiver_without_a_loop_is_told_what_it_needs(db, bus, caplog):

@@ -239,6 +239,19 @@ def test_a_generated_column_is_captured_and_its_table_may_begin_with_it(db):
     assert updated["changes"] == {"twice": [4, 6], "once": [2, 3], "more": [3, 4]}
 
 
+@pytest.mark.parametrize("unique", ["whole TEXT AS (part || number) UNIQUE", "whole TEXT AS (part || number) STORED UNIQUE"])
+def test_a_row_that_an_update_of_a_part_of_a_generated_key_pushes_aside_is_deleted(db, unique):
+    db.execute_sql(f"CREATE TABLE tag (id INTEGER PRIMARY KEY, part TEXT, number INTEGER, {unique})")
+
+    class Tag(db.Model):
+        part = TextField()
+
+    Capture(Tag).install()
+    db.execute_sql("INSERT INTO tag (part, number) VALUES ('a', 1), ('b', 1)")
+    db.execute_sql("UPDATE OR REPLACE tag SET part = 'a' WHERE id = 2")
+    assert told(db) == [("insert", "1"), ("insert", "2"), ("delete", "1"), ("update", "2")]
+
+
 def test_a_captured_table_s_keys_and_counts_are_what_they_were(db):
     Capture(Order).install()
     Order.insert_many([{"customer": "Ada"}] * 3).execute()

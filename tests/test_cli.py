@@ -134,13 +134,17 @@ USAGE = [
     ([], "COMMAND"),
     (["frobnicate"], "frobnicate"),
     (["tail", "--from", "yesterday"], "no position"),
+    (["tail", "--from", "0001-01-01"], "no position"),
+    (["consumers", "seek", "billing", "orders", "9" * 19], "no position"),
     (["tail", ":17"], "no topic"),
     (["publish", "__gap__"], "reserved"),
     (["publish", "order.saved", "17", "{customer"], "not JSON"),
     (["publish", "order.saved", "--stream", "orders"], "--durable"),
     (["prune", "streams"], "by what"),
     (["prune", "streams", "--older-than", "soon"], "no duration"),
+    (["prune", "notifications", "--older-than", "9" * 400], "no duration"),
     (["dead-letters", "drop"], "--all"),
+    (["dead-letters", "replay", "1", "--app", ".shop:bus"], "MODULE:NAME"),
     (["dead-letters", "replay", "1"], "--app"),
 ]
 
@@ -304,6 +308,14 @@ def test_tail_is_coloured_on_a_terminal_and_lets_nothing_steer_it(environment, d
     assert r"order.\x1b[2Jsaved:1\n2" in plain
 
 
+def test_tail_writes_an_event_whose_time_is_none(run, db):
+    for seconds in (1764000000000, 10**400):
+        db.notify("order.saved", {"type": "order.saved", "event_id": "1", "time": seconds})
+    told = run("tail", "--text", "--from", "beginning", "--no-follow")
+    assert [line.split("  ")[0] for line in told.splitlines()] == ["1764000000000", "-" * 12]
+    assert len(lines(run("tail", "--from", "beginning", "--no-follow"))) == 2
+
+
 # publish
 
 
@@ -318,6 +330,11 @@ def test_publish_is_heard_as_an_applications_event_is(run, db, target):
     assert heard[0].event_id == event_id
     assert heard[0].origin
     target.close()
+
+
+def test_publish_of_what_has_no_form_in_json_is_said_in_one_line(run, db):
+    db.connect()
+    assert run("publish", "order.saved", "17", r'"\ud800"', code=1).count("\n") == 1
 
 
 def test_publish_with_a_prefix_is_heard_by_tail_with_it(run, db):
@@ -581,6 +598,29 @@ def test_relay_goes_on_until_ctrl_c_and_says_how_it_goes(start, path, tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(outside.DEADLINE) == 130
     assert process.stderr.read() == ""
+
+
+def test_relay_shows_no_password_on_a_terminal(environment, path):
+    import pty
+
+    pytest.importorskip("redis")
+    publish_orders(path, 1)
+    controller, terminal = pty.openpty()
+    url = "redis://ada:secret1@127.0.0.1:1/0?password=secret2"
+    done = subprocess.run(
+        [*COMMAND, "relay", "orders", url, "--once", "--timeout", "0.1s"],
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        timeout=outside.DEADLINE,
+    )
+    os.close(terminal)
+    told = os.read(controller, 65536).decode() + done.stderr
+    os.close(controller)
+    assert done.returncode == 1
+    assert "redis://ada@127.0.0.1:1/0" in told
+    assert "secret" not in told
 
 
 def test_relay_says_what_is_wrong(run, path):

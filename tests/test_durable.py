@@ -1,5 +1,6 @@
 """Durable bridges: each consumer gets every committed event, in order, from where it stopped, whatever dies."""
 
+import asyncio
 import os
 import signal
 import threading
@@ -375,3 +376,161 @@ def test_what_waits_in_a_stream_reaches_every_receiver_of_a_bus_that_starts(db):
         with bus:
             pass
         assert heard == ["saved", "deleted", "signal"]
+
+
+def test_a_transactional_receiver_that_is_given_up_takes_nothing_from_the_others(make_bus):
+    @in_transaction
+    def before(sender, event):
+        Shipment.create(order=1)
+
+    @in_transaction
+    def broken(sender, event):
+        raise ValueError("never")
+
+    @in_transaction
+    def behind(sender, event):
+        Shipment.create(order=2)
+
+    bus, _ = make_bus("shipping", before, attempts=2, backoff=0.01)
+    orders = bus.bridge(Order, durable=True)
+    orders.saved.connect(broken)
+    orders.saved.connect(behind)
+    with bus:
+        Order.create(customer="a")
+        outside.until(bus.dead_letters)
+    assert [(letter.receiver.rpartition(".")[2], letter.attempts) for letter in bus.dead_letters()] == [("broken", 2)]
+    assert [shipment.order for shipment in Shipment.select()] == [1, 2]
+
+
+def test_a_transactional_receiver_has_all_its_attempts_behind_one_that_is_given_up(make_bus):
+    calls = []
+
+    @in_transaction
+    def broken(sender, event):
+        raise ValueError("never")
+
+    @in_transaction
+    def shaky(sender, event):
+        calls.append(event.id)
+        if len(calls) < 3:
+            raise ConnectionError("not yet")
+        Shipment.create(order=1)
+
+    bus, _ = make_bus("shipping", broken, attempts=3, backoff=0.01)
+    bus.bridge(Order, durable=True).saved.connect(shaky)
+    with bus:
+        Order.create(customer="a")
+        outside.until(bus.dead_letters)
+    assert [letter.receiver.rpartition(".")[2] for letter in bus.dead_letters()] == ["broken"]
+    assert (len(calls), Shipment.select().count()) == (3, 1)
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_dead_letter_is_kept_though_another_receiver_of_the_same_name_succeeds(make_bus, marked):
+    def made(name, broken):
+        def receiver(sender, event):
+            heard.append(name)
+            if broken:
+                raise ValueError("never")
+
+        return receiver
+
+    heard = []
+    first, second = made("first", broken=True), made("second", broken=False)
+    bus, _ = make_bus("shipping", first, attempts=1)
+    bus.bridge(Order, durable=True).saved.connect(in_transaction(second) if marked else second)
+    with bus:
+        Order.create(customer="a")
+        outside.until(lambda: heard == ["first", "second"])
+    (letter,) = bus.dead_letters()
+    assert letter.receiver.endswith("made.<locals>.receiver")
+
+
+def test_a_bus_that_starts_again_before_its_stop_could_be_waited_for_goes_on_where_it_was(make_bus):
+    async def main():  # in a loop's thread, stop() does not wait for receivers
+        for name in "abc":
+            bus.start()
+            Order.create(customer=name)
+            async with asyncio.timeout(outside.DEADLINE):
+                while names(heard)[-1:] != [name]:
+                    await asyncio.sleep(0.01)
+            bus.stop()
+
+    bus, heard = make_bus("shipping")
+    asyncio.run(main())
+    assert names(heard) == ["a", "b", "c"]
+
+
+def test_a_receiver_can_stop_the_bus_and_start_it_again(make_bus):
+    def hear(sender, event):
+        heard.append(event)
+        bus.stop()
+        bus.start()
+
+    heard = []
+    bus, _ = make_bus("shipping", hear)
+    with bus:
+        for name in "abc":
+            Order.create(customer=name)
+            outside.until(lambda name=name: names(heard)[-1:] == [name])
+    assert names(heard) == ["a", "b", "c"]
+
+
+def test_an_async_receiver_that_waits_for_what_was_cancelled_does_not_stop_its_stream(make_bus):
+    heard = []
+
+    async def hear(sender, event):
+        if event.payload["customer"] == "a":
+            gone = asyncio.get_running_loop().create_future()
+            gone.cancel()
+            await gone
+        heard.append(event)
+
+    async def main():
+        async with bus:
+            Order.create(customer="a")
+            Order.create(customer="b")
+            async with asyncio.timeout(outside.DEADLINE):
+                while not heard:
+                    await asyncio.sleep(0.01)
+
+    bus, _ = make_bus("shipping", hear, attempts=2, backoff=0.01)
+    asyncio.run(main())
+    assert names(heard) == ["b"]
+    assert [letter.event.payload["customer"] for letter in bus.dead_letters()] == ["a"]
+
+
+@pytest.mark.parametrize("seconds", ["1" * 400, "1e400", "NaN", '"now"'])
+def test_an_event_with_a_time_that_is_none_does_not_stop_its_stream(db, seconds):
+    heard = []
+    target = HonkerEventTarget(db, "durable", stream="s", consumer="c")
+    target.add_listener("*", heard.append)
+    text = f'{{"type": "a", "id": "", "payload": 1, "event_id": "1", "time": {seconds}, "origin": "", "operation": ""}}'
+    db.execute_sql("INSERT INTO _honker_stream (topic, key, payload) VALUES ('s', '', ?)", (text,))
+    outside.until(lambda: heard)
+    target.close()
+    assert (heard[0].payload, heard[0].time) == (1, 0.0)
+
+
+class UntoldError(Exception):
+    def __repr__(self):
+        raise RuntimeError("not even that")
+
+    __str__ = __repr__
+
+
+@pytest.mark.parametrize("error", [ValueError("half a pair: \ud800"), UntoldError()], ids=["half a pair", "untold"])
+def test_an_error_that_cannot_be_written_as_it_is_does_not_stop_its_stream(make_bus, error):
+    heard = []
+
+    def hear(sender, event):
+        heard.append(event)
+        raise error
+
+    bus, _ = make_bus("shipping", hear, attempts=1)
+    with bus:
+        Order.create(customer="a")
+        Order.create(customer="b")
+        outside.until(lambda: len(bus.dead_letters()) == 2)
+    assert names(heard) == ["a", "b"]
+    assert all(letter.error and "hear" in letter.traceback for letter in bus.dead_letters())

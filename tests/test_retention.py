@@ -158,6 +158,14 @@ def test_a_consumer_begins_at_an_offset_or_a_time(db, stream):
         consume(db, "nonsense", start_at="yesterday")
 
 
+@pytest.mark.parametrize("position", [-1, 2**63, True, "yesterday"])
+def test_a_consumer_is_put_at_no_place_that_there_cannot_be(db, stream, position):
+    publish(stream, 1)
+    with pytest.raises(ValueError, match="a position is"):
+        seek(db, "billing", "ticks", position, create=True)
+    assert consumer_places(db.engine) == []
+
+
 def test_a_consumer_can_be_put_elsewhere_while_it_runs(db, stream):
     heard = []
     target = HonkerEventTarget(db, "durable", stream="ticks", consumer="again", start_at="beginning")

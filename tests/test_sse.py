@@ -1,5 +1,6 @@
 """Server-sent events: the same of a feed in Flask and in Starlette, each a real server in a process of its own."""
 
+import asyncio
 import http.client
 import itertools
 import os
@@ -339,3 +340,23 @@ def test_a_connection_that_is_dropped_frees_its_place(db):
             feed.connect()
         page.close()
         feed.connect()
+
+
+def test_pages_on_a_loop_that_was_closed_keep_no_event_from_the_others(db, caplog):
+    async def connected():
+        frames = aiter(feed.connect())
+        await anext(frames)
+        return frames
+
+    with Feed(db, keep_alive=20.0) as feed:
+        gone = []
+        for _ in range(2):
+            loop = asyncio.new_event_loop()
+            gone.append(loop.run_until_complete(connected()))
+            loop.close()
+        page = iter(feed.connect())
+        next(page)
+        HonkerEventTarget(db).dispatch(Event("order.saved", "1"))
+        assert b"order.saved" in next(page)
+        until(lambda: feed.clients == 1)
+    assert caplog.text == ""

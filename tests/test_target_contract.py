@@ -226,6 +226,32 @@ def test_coroutine_functions_run_on_the_loop_in_which_they_were_added(target):
     assert [id_ for id_ in heard if id_ in "345"] == ["3", "4", "5"]
 
 
+def test_a_coroutine_that_waits_for_what_was_cancelled_is_a_listener_that_fails(target, caplog):
+    async def run():
+        gone, heard, done = asyncio.get_running_loop().create_future(), [], asyncio.Event()
+        gone.cancel()
+
+        async def fail(event):
+            await gone
+
+        async def hear(event):
+            heard.append(event.id)
+            if len(heard) == 4:
+                done.set()
+
+        target.add_listener("order.*", fail)
+        target.add_listener("order.saved", hear)
+        say(target, "1", "2")
+        await asyncio.to_thread(say, target, "3", "4")
+        async with asyncio.timeout(outside.DEADLINE):
+            await done.wait()
+        await asyncio.to_thread(target.close)
+        return heard
+
+    assert sorted(asyncio.run(run())) == ["1", "2", "3", "4"]
+    assert "what the listener has waited for was cancelled" in caplog.text
+
+
 def test_what_cannot_travel_is_refused_and_the_transaction_goes_on(db, make_target):
     target, heard = make_target(max_bytes=500), []
     target.add_listener("*", lambda event: heard.append(event.id))
@@ -378,3 +404,10 @@ def test_a_savepoint_that_is_committed_and_goes_on_keeps_what_was_committed(db, 
     outside.until(lambda: "end" in heard)
     assert heard == ["committed", "end"]
     assert called == ["committed"]
+
+
+def test_a_target_does_not_remember_every_type_that_it_ever_sent():
+    target = LocalEventTarget()
+    for number in range(20_000):
+        target.dispatch(Event(f"order.{number}"))
+    assert len(target._known_types) < 5_000

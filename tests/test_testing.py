@@ -304,6 +304,26 @@ def test_clear_forgets_what_came_but_not_what_is_open(db):
         assert topics(recorded.committed) == ["b"]
 
 
+def test_clear_takes_nothing_from_who_waits_in_another_thread(db):
+    target, heard = HonkerEventTarget(db), []
+    with record(db) as recorded:
+        target.dispatch(Event("order.paid", "1"))
+        recorded.wait_for("order.paid")
+        asked = threading.Event()
+
+        def is_shipped(event):
+            asked.set()
+            return event.type == "order.shipped"
+
+        waiting = threading.Thread(target=lambda: heard.append(recorded.wait_for("*", where=is_shipped)))
+        waiting.start()
+        asked.wait(outside.DEADLINE)
+        recorded.clear()
+        target.dispatch(Event("order.shipped", "2"))
+        waiting.join(outside.DEADLINE)
+    assert [event.id for event in heard] == ["2"]
+
+
 def test_after_the_block_nothing_is_recorded_and_the_lists_stay(db):
     target = HonkerEventTarget(db)
     with record(db) as recorded:

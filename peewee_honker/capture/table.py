@@ -50,7 +50,8 @@ class Table:
 
     `affinities` tells by name, in lower case, what a column makes of values: TEXT, INTEGER, REAL, NUMERIC, or BLOB, which is
     nothing. `alias` is the column that is the rowid, in lower case, or None. `defaults` has the SQL of those columns'
-    defaults which `OR REPLACE` takes instead of NULL.
+    defaults which `OR REPLACE` takes instead of NULL. `stored` are the columns that are not generated from others, where
+    there are such.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Table:
     defaults: dict[str, str]
     identity: tuple[str, ...]
     unique_keys: tuple[UniqueKey, ...]
+    stored: tuple[str, ...]
 
 
 def read_table(database: "HonkerDatabase", name: str, schema: str = "main") -> Table:
@@ -94,8 +96,9 @@ def read_table(database: "HonkerDatabase", name: str, schema: str = "main") -> T
     defaults = {
         column["name"]: column["dflt_value"] for column in info if column["notnull"] and column["dflt_value"] is not None
     }
-    writable = next(column["name"] for column in info if not column["hidden"])  # the others are generated
-    return Table(row["name"], columns, writable, affinities, alias, defaults, identity, tuple(keys))
+    writable = [column["name"] for column in info if not column["hidden"]]  # the others are generated
+    stored = tuple(writable) if len(writable) < len(columns) else ()
+    return Table(row["name"], columns, writable[0], affinities, alias, defaults, identity, tuple(keys), stored)
 
 
 def _affinity(declared: str) -> str:

@@ -80,6 +80,9 @@ class _Triggers:
             parts = dict.fromkeys(term for key in keys for term, _collation in key.terms)
             changed = " OR ".join(f"NEW.{part} IS NOT OLD.{part} COLLATE BINARY" for part in parts)
             when = f"({changed}) AND ({when})"
+        if self.plan.table.stored:
+            # SQLite computes generated columns for it of those columns alone that the trigger names, as if others were NULL.
+            statements.append(f"SELECT {', '.join(f'NEW.{quoted(column)}' for column in self.plan.table.stored)}")
         return when, statements
 
     def _after_update(self) -> tuple[str, list[str]]:

@@ -21,7 +21,7 @@ def imported(reference: str, kind: type[T], option: str, example: str) -> T:
     Raises CommandError for what is no reference, cannot be imported, or is of another kind.
     """
     module_name, colon, name = reference.partition(":")
-    if not (module_name and colon and name):
+    if not (module_name and colon and name) or module_name.startswith("."):
         raise CommandError(f"{option} is MODULE:NAME, for instance {example}, not {reference!r}", 2)
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -117,6 +117,7 @@ def _why(relay: Relay) -> str | None:
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
+    """The URL as it may be shown: PostgreSQL and Redis take a password among its parameters, too."""
+    parts = urlsplit(url)._replace(query="", fragment="")
     user, _, host = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"{user.partition(':')[0]}@{host}" if user else host).geturl()

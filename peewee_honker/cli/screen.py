@@ -123,8 +123,11 @@ def size_text(size: int) -> str:
 
 
 def local_time(seconds: float | None, timespec: str = "seconds") -> str | None:
-    """Seconds since 1970 as local date and time; None stays None."""
+    """Seconds since 1970 as local date and time, as they are where there is no such year; None stays None."""
     if seconds is None:
         return None
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC).astimezone()
+    try:
+        moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC).astimezone()
+    except (ValueError, OverflowError, OSError):  # of a program that counts in milliseconds, for instance
+        return f"{seconds:.0f}"
     return moment.replace(tzinfo=None).isoformat(" ", timespec)

@@ -258,7 +258,7 @@ def _text_line(event: Event, screen: Screen) -> str:
         told = event.payload
         upto = "" if told["before"] is None else f" and before {told['before']}"
         return screen.coloured(f"... events after {told['after']}{upto} were missed: {told['reason']}", "yellow")
-    moment = (local_time(event.time, "milliseconds") or "").partition(" ")[2] if event.time else "-" * 12
+    moment = (local_time(event.time, "milliseconds") or "").rpartition(" ")[2] if event.time else "-" * 12
     parts = [
         screen.coloured(moment, "dim"),
         screen.coloured(f"#{event.offset}", "dim"),

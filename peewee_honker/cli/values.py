@@ -3,10 +3,12 @@
 import argparse
 import datetime
 import json
+import math
 import re
 from typing import Any
 
 from peewee_honker.events import Position
+from peewee_honker.events.stream import check_position
 
 __all__ = ["duration", "json_value", "number", "position"]
 
@@ -20,22 +22,26 @@ def position(text: str) -> Position:
         return "now"
     if text == "beginning":
         return "beginning"
-    if text.isdecimal():
-        return int(text)
     try:
-        return datetime.datetime.fromisoformat(text)
-    except ValueError:
+        if text.isdecimal():
+            check_position(int(text))
+            return int(text)
+        moment = datetime.datetime.fromisoformat(text)
+        moment.timestamp()  # fails for what is too far away
+    except (ValueError, OverflowError, OSError):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no position: say now, beginning, an offset, or a time such as 2026-01-31T12:00"
         ) from None
+    return moment
 
 
 def duration(text: str) -> float:
     """Seconds: `90`, `90s`, `10m`, `2h`, `7d`."""
     match = _DURATION.fullmatch(text)
-    if match is None:
+    seconds = math.inf if match is None else float(match[1]) * _UNITS[match[2]]
+    if match is None or not math.isfinite(seconds):
         raise argparse.ArgumentTypeError(f"{text!r} is no duration: say 90s, 10m, 2h or 7d")
-    return float(match[1]) * _UNITS[match[2]]
+    return seconds
 
 
 def number(text: str) -> int:

@@ -215,7 +215,7 @@ class Feed:
                     self._from = self._kept.popleft().position
             else:
                 return
-            for client in self._clients:
+            for client in list(self._clients):  # one whose loop was closed goes
                 client._wake()
 
     def _frame(self, event: Event, position: int) -> bytes:

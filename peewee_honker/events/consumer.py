@@ -1,6 +1,7 @@
 """A named reader of durable streams: its place, who of several processes reads, and what happens when a receiver fails."""
 
 import logging
+import os
 import random
 import threading
 import time
@@ -27,6 +28,7 @@ __all__ = ["Consumer", "Receiver"]
 logger = logging.getLogger("peewee_honker.consumer")
 
 Receiver = Callable[[Event], object]
+_Failure = tuple[Receiver, Exception]
 
 _PAGE = 300  # events that are read at once; with more the garbage collector finds more to look at
 _LEASE = 6  # seconds that a lease outlives its holder
@@ -61,7 +63,7 @@ class _Place:
     attempts: int = 0
     losses: int = 0  # of the connection, while the next event's receivers ran
     not_before: float = 0.0
-    failures: dict[str, Exception] = field(default_factory=dict)
+    given_up: dict[str, Exception] = field(default_factory=dict)  # by name, receivers that have failed as often as they may
 
 
 class Consumer:
@@ -82,7 +84,8 @@ class Consumer:
 
     Of several processes with one name one is active, which holds a Honker lock; it is followed within seconds of its death.
     A receiver that raises is called again with growing pauses, and the stream waits; after `attempts` times the event
-    becomes a dead letter, and the stream goes on. Receivers are called in the dispatcher's thread.
+    becomes a dead letter, and the stream goes on. Transactional receivers that share an event share its transaction: when
+    one is given up, the others are called without it. Receivers are called in the dispatcher's thread.
     """
 
     def __init__(
@@ -109,7 +112,7 @@ class Consumer:
         self._is_silent = type(self._recorder) is SilentRecorder
         self._changing = threading.Lock()
         self._places: dict[str, _Place] = {}
-        self._owner = uuid.uuid4().hex
+        self._owner, self._process = uuid.uuid4().hex, os.getpid()
         self._active = False
         self._next_lease = 0.0
         self._unsaved_since: float | None = None
@@ -130,14 +133,20 @@ class Consumer:
         Raises ValueError when the stream is read already.
         """
         with self._changing:
+            if self._process != os.getpid():  # the child of a fork: the lease, and the thread, stayed with the parent
+                self._owner, self._process = uuid.uuid4().hex, os.getpid()
+                self._active, self._next_lease, self._unsaved_since, self._places = False, 0.0, None, {}
             known = self._places.get(stream)
             if known is not None and not known.leaving:
                 raise ValueError(f"consumer {self.name} reads the stream {stream!r} already")
             self._store.make_place(self.name, stream, self._start_at)
-            first = not self._places
-            self._places = {**self._places, stream: _Place(receivers, missed or _ignore)}
+            is_idle = all(place.leaving for place in self._places.values())
+            if known is None:
+                self._places = {**self._places, stream: _Place(receivers, missed or _ignore)}
+            else:  # as when who has left could not wait for the end of it: goes on where it is
+                known.receivers, known.missed, known.left, known.leaving = receivers, missed or _ignore, None, False
         dispatcher = self._store.dispatcher
-        if first:
+        if is_idle:
             dispatcher.add_source(self)
         else:
             dispatcher.wake()
@@ -256,7 +265,7 @@ class Consumer:
     def _find_place(self, stream: str, place: _Place) -> None:
         self._store.make_place(self.name, stream, self._start_at)
         place.offset = place.saved = self._store.place(self.name, stream) or 0
-        place.left, place.attempts, place.not_before, place.failures = None, 0, 0.0, {}
+        place.left, place.attempts, place.not_before = None, 0, 0.0
         place.found = True
 
     # Delivery
@@ -308,11 +317,11 @@ class Consumer:
         if left is None:
             left = place.left = place.receivers(event)
             place.attempts = place.losses = 0
-            if place.failures:
-                place.failures = {}
+            if place.given_up:
+                place.given_up = {}
         place.attempts += 1
         together: list[Receiver] = []
-        failed: list[Receiver] = []
+        failed: list[_Failure] = []
         for receiver in left:
             if is_in_transaction(receiver):
                 together.append(receiver)
@@ -327,11 +336,8 @@ class Consumer:
                 raise
             except Exception as error:
                 self._note_unless_lost(place, receiver, event, error)
-                failed.append(receiver)
-                continue
-            if place.failures:
-                place.failures.pop(name_of(receiver), None)
-        if not (failed or together):
+                failed.append((receiver, error))
+        if not (failed or together or place.given_up):
             place.offset, place.left = offset, None
             return True
         return self._go_on(stream, place, offset, event, failed, together)
@@ -342,22 +348,37 @@ class Consumer:
         place: _Place,
         offset: int,
         event: Event,
-        failed: Sequence[Receiver],
+        failed: Sequence[_Failure],
         together: Sequence[Receiver],
     ) -> bool:
         """Behind an event on which receivers have failed, or which transactional ones still have to be given; False when it
-        has to be tried again."""
-        may_try_again = place.attempts < self._attempts
-        if failed and may_try_again:
-            return self._wait(place, event, [*failed, *together])
-        if together and not self._succeed_together(stream, place, together, event, offset):
-            if may_try_again:
+        has to be tried again.
+
+        What the others have written in the transaction of one that fails is rolled back with it: when that one is given up,
+        they are called without it.
+        """
+        if failed:
+            if place.attempts < self._attempts:
+                return self._wait(place, event, [*(receiver for receiver, _ in failed), *together])
+            self._give_up(place, failed, together)
+        while together:
+            failure = self._succeed_together(stream, place, together, event, offset)
+            if failure is None:
+                break
+            if place.attempts < self._attempts:
                 return self._wait(place, event, together)
-            self._conclude(stream, place, offset, event)
-        elif failed and not together:
+            together = [receiver for receiver in together if receiver is not failure[0]]
+            self._give_up(place, [failure], together)
+        else:
             self._conclude(stream, place, offset, event)
         place.offset, place.left = offset, None
         return True
+
+    def _give_up(self, place: _Place, failures: Sequence[_Failure], left: Sequence[Receiver]) -> None:
+        """Call those no more that have failed as often as they may; who is left has as many attempts of its own."""
+        place.given_up.update((name_of(receiver), error) for receiver, error in failures)
+        place.left = left
+        place.attempts = 1
 
     def _wait(self, place: _Place, event: Event, left: Sequence[Receiver]) -> bool:
         place.left = left
@@ -368,44 +389,42 @@ class Consumer:
 
     def _succeed_together(
         self, stream: str, place: _Place, receivers: Sequence[Receiver], event: Event, offset: int
-    ) -> bool:
-        """Run the transactional receivers and save the offset, with the dead letters of the others, in one transaction."""
+    ) -> _Failure | None:
+        """Run the transactional receivers and save the offset, with the dead letters of the others, in one transaction.
+        Gives the one that has failed."""
         current = receivers[0]
-        given_up = dict(place.failures)
-        for receiver in receivers:
-            given_up.pop(name_of(receiver), None)
         try:
             with self._store.atomic():
                 self._check_lease()
                 for current in receivers:
                     with self._recorder.delivering(event):
                         current(event)
-                self._bury(stream, given_up, event, place.attempts)
+                self._bury(stream, place.given_up, event)
                 self._save_at(stream, place, offset)
         except (_LeaseLostError, _MovedError, Interrupted):
             raise
         except Exception as error:
             self._note_unless_lost(place, current, event, error)
-            return False
+            return current, error
         place.saved = offset
-        self._tell_of_dead(event, given_up)
-        return True
+        self._tell_of_dead(event, place.given_up)
+        return None
 
     def _conclude(self, stream: str, place: _Place, offset: int, event: Event) -> None:
-        """Leave an event behind as a dead letter of each receiver that has failed on it."""
+        """Leave an event behind as a dead letter of each receiver that was given up."""
         with self._store.atomic():
             self._check_lease()
-            self._bury(stream, place.failures, event, place.attempts)
+            self._bury(stream, place.given_up, event)
             self._save_at(stream, place, offset)
         place.saved = offset
-        self._tell_of_dead(event, place.failures)
+        self._tell_of_dead(event, place.given_up)
 
-    def _bury(self, stream: str, failures: dict[str, Exception], event: Event, attempts: int) -> None:
-        for name, error in failures.items():
-            self._store.bury(self.name, stream, event, name, error, attempts)
+    def _bury(self, stream: str, given_up: dict[str, Exception], event: Event) -> None:
+        for name, error in given_up.items():
+            self._store.bury(self.name, stream, event, name, error, self._attempts)
 
-    def _tell_of_dead(self, event: Event, failures: Iterable[str]) -> None:
-        for name in failures:
+    def _tell_of_dead(self, event: Event, given_up: Iterable[str]) -> None:
+        for name in given_up:
             self._recorder.dead(event.type)
             logger.error("event %s is a dead letter of consumer %s for %s", event.event_id, self.name, name)
 
@@ -414,10 +433,6 @@ class Consumer:
         if self._store.has_lost_connection() and place.losses < _MOST_LOSSES:
             place.losses += 1
             raise Interrupted(f"the connection was lost: {error}") from error
-        self._note(place, receiver, event, error)
-
-    def _note(self, place: _Place, receiver: Receiver, event: Event, error: Exception) -> None:
-        place.failures[name_of(receiver)] = error
         self._recorder.failed(event.type)
         logger.error(
             "receiver %s of consumer %s failed on event %s, attempt %s of %s",

@@ -58,9 +58,21 @@ def bury(
     database: "HonkerDatabase", consumer: str, stream: str, event: Event, receiver: str, error: Exception, attempts: int
 ) -> None:
     """Keep an event as a dead letter, in the open transaction."""
-    told = "".join(traceback.format_exception(error))
-    values = (consumer, stream, event.offset, _text_of(database, event), receiver, repr(error), told, attempts, time.time())
+    short, told = _told(error)
+    values = (consumer, stream, event.offset, _text_of(database, event), receiver, short, told, attempts, time.time())
     database.write_beside(_INSERT, values)
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """The error in short, and its traceback. What they say is the receiver's: it may have half a surrogate pair, which no
+    column holds, or fail itself; the letter is kept all the same."""
+    lines = traceback.format_exception(error)
+    try:
+        short = repr(error)
+    except Exception:
+        short = lines[-1].strip()
+    whole = "".join(lines)
+    return short.encode(errors="backslashreplace").decode(), whole.encode(errors="backslashreplace").decode()
 
 
 def _text_of(database: "HonkerDatabase", event: Event) -> str:

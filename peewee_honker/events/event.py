@@ -112,7 +112,8 @@ class Event:
         """
         try:
             text = self._text()
-            if len(text) * 4 > max_bytes and (size := len(text.encode())) > max_bytes:
+            size = len(text) if text.isascii() else len(text.encode())  # which fails for half a surrogate pair
+            if size > max_bytes:
                 raise PayloadError(
                     f"the event {self.topic} takes {size} bytes, and {max_bytes} are allowed: keep large values in the "
                     "database and send their key, or raise max_bytes"
@@ -181,7 +182,7 @@ class Event:
         except (TypeError, KeyError):
             return cls._from_other(value, channel, offset)
         texts = type(type_) is type(id_) is type(event_id) is type(origin) is type(operation) is str
-        if not texts or type(time_) is not float:
+        if not texts or type(time_) is not float or not math.isfinite(time_):
             return cls._from_other(value, channel, offset)
         if len(value) == 7:
             made.changes = made.headers = None
@@ -209,7 +210,7 @@ class Event:
             str(get("id", "")),
             get("payload"),
             event_id,
-            float(seconds) if isinstance(seconds, int | float) else 0.0,
+            _seconds(seconds),
             str(get("origin", "")),
             str(get("operation", "")),
             changes if isinstance(changes, dict) else None,
@@ -243,6 +244,15 @@ def _with_dashes(event_id: str) -> tuple[str, float | None]:
     except ValueError:
         return event_id, None
     return f"{event_id[:8]}-{event_id[8:12]}-{event_id[12:16]}-{event_id[16:20]}-{event_id[20:]}", seconds
+
+
+def _seconds(value: Any) -> float:
+    """A time, 0.0 for what is none."""
+    try:
+        seconds = float(value) if isinstance(value, int | float) else 0.0
+    except OverflowError:  # JSON's whole numbers have any size
+        return 0.0
+    return seconds if math.isfinite(seconds) else 0.0
 
 
 def _texts(headers: Any) -> Mapping[str, str] | None:

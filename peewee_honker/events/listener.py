@@ -20,6 +20,7 @@ __all__ = [
     "ended",
     "is_coroutine_function",
     "name_of",
+    "refuse_async",
     "running_loop",
 ]
 
@@ -79,18 +80,30 @@ def ended(listener: Callable[..., Any], result: Any, loop: asyncio.AbstractEvent
         )
     if running_loop() is loop:
         return _Queue.of(loop).put(listener, result)
-    future = asyncio.run_coroutine_threadsafe(result, loop)
+    future = asyncio.run_coroutine_threadsafe(_uncancelled(result), loop)
     while True:
         try:
             future.result(_LOOK_AT_LOOP)
             return None
         except concurrent.futures.CancelledError:
+            result.close()  # it may not have begun
             raise Interrupted(f"{name_of(listener)} was cancelled") from None
         except TimeoutError:
             if future.done():  # the listener's own TimeoutError
                 raise
             if loop.is_closed():
                 raise Interrupted(f"the loop of {name_of(listener)} was closed") from None
+
+
+async def _uncancelled(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Run a listener, of which a CancelledError is a failure like others unless it is the listener that was cancelled."""
+    try:
+        await coroutine
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError("what the listener has waited for was cancelled") from error
 
 
 class _Queue:
@@ -121,15 +134,22 @@ class _Queue:
             while self._waiting:
                 listener, coroutine, context, outcome = self._waiting.pop(0)
                 try:
-                    await self._loop.create_task(coroutine, context=context)
+                    await self._loop.create_task(_uncancelled(coroutine), context=context)
                     outcome.set_result(None)
                 except Exception as error:
                     logger.exception("listener %s failed", name_of(listener))
                     outcome.set_result(error)
+                finally:
+                    coroutine.close()  # cancelled, it may not have begun
         finally:
             for _, coroutine, _, _ in self._waiting:  # cancelled
                 coroutine.close()
             self._waiting.clear()
+
+
+def refuse_async(*_arguments: Any, **_named: Any) -> None:
+    """Is called in the place of a transactional receiver that is a coroutine function. Raises TypeError."""
+    raise TypeError("a transactional receiver cannot be async: its transaction is of the bus's thread")
 
 
 def is_coroutine_function(listener: Callable[..., Any]) -> bool:

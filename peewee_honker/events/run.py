@@ -111,11 +111,17 @@ class EventDispatcher(ABC):
             ended.join()
 
     def add_source(self, source: Source) -> None:
-        """Poll `source` at every wake."""
+        """Poll `source` at every wake. One that was removed and has not been stopped yet stays."""
         with self._changing:
             self._forget_other_process()
-            self._sources = (*self._sources, source)
+            leaving = [stopped for gone, stopped in self._leaving if gone is source]
+            if leaving:
+                self._leaving = [each for each in self._leaving if each[0] is not source]
+            else:
+                self._sources = (*self._sources, source)
             run = self._ensure_running()
+        for stopped in leaving:
+            stopped.set()
         run.wake()
 
     @contextmanager
@@ -129,6 +135,11 @@ class EventDispatcher(ABC):
             with self._changing:
                 self._holding -= 1
             self.wake()
+
+    def may_be_waited_for(self) -> bool:
+        """Whether the calling thread can wait for receivers without waiting for itself."""
+        run = self._run
+        return run is None or run.may_be_waited_for()
 
     @property
     def is_holding(self) -> bool:
@@ -158,7 +169,9 @@ class EventDispatcher(ABC):
     def settle(self) -> None:
         """Wait until the event that is being handed over now has been; not inside a receiver, nor in a thread that runs an
         event loop, for which that receiver may be waiting."""
-        if not _runs_a_loop() and self._busy.acquire(timeout=_LONGEST_GOODBYE):  # the dispatcher's thread gets it at once
+        if self._process != os.getpid() or _runs_a_loop():
+            return
+        if self._busy.acquire(timeout=_LONGEST_GOODBYE):  # the dispatcher's thread gets it at once
             self._busy.release()
 
     def flush(self, backlog: float = 0.0) -> None:

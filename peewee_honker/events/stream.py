@@ -67,6 +67,7 @@ SELECT c.name AS consumer, c.topic AS stream, c.offset,
 FROM _honker_stream_consumers AS c ORDER BY c.topic, c.name"""
 _BEFORE_LAST = "SELECT offset FROM _honker_stream WHERE topic = ? ORDER BY offset DESC LIMIT 1 OFFSET ?"
 _TIMEOUT = 5.0
+_MOST = 2**63 - 1  # of what is larger, a column makes a floating-point number
 
 INSERT = "INSERT INTO _honker_stream (topic, key, payload) VALUES (?, ?, ?)"
 
@@ -121,7 +122,7 @@ def pruned_offset(engine: "Engine", stream: str) -> int:
 
 def check_position(position: Position) -> None:
     """Raise ValueError for what is no position."""
-    is_offset = isinstance(position, int) and not isinstance(position, bool) and position >= 0
+    is_offset = isinstance(position, int) and not isinstance(position, bool) and 0 <= position <= _MOST
     if not is_offset and position not in ("now", "beginning") and not isinstance(position, datetime.datetime):
         raise ValueError(f"a position is 'now', 'beginning', an offset or a datetime, not {position!r}")
 

@@ -13,10 +13,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import blinker
 
 from peewee_honker.events.event import MAX_BYTES, Event, check_type
-from peewee_honker.events.listener import Listener, Outcome, Where, call, ended, name_of, running_loop
+from peewee_honker.events.listener import (
+    Listener,
+    Outcome,
+    Where,
+    call,
+    ended,
+    is_coroutine_function,
+    name_of,
+    refuse_async,
+    running_loop,
+)
 from peewee_honker.events.metrics import Recorder, SilentRecorder
 from peewee_honker.events.topic import Topics, check_topic
 from peewee_honker.events.tracing import traced, within_trace
+from peewee_honker.signals import is_in_transaction
 
 if TYPE_CHECKING:
     from peewee_honker.database import HonkerDatabase
@@ -29,7 +40,7 @@ dispatched = blinker.Signal("`receiver(target, event=event)`: an event was dispa
 """For tests that want to see what is published whether it commits or not, see `peewee_honker.testing`."""
 
 
-_SHORT = 4096  # types whose calls are remembered
+_SHORT = 4096  # types that are remembered: as right, and with their calls
 
 
 class _Registration(NamedTuple):
@@ -148,7 +159,10 @@ class EventTarget(ABC):
         or is too large, both before anything is written; and what the transport raises.
         """
         if event.type not in self._known_types:
-            self._known_types.add(check_type(event.type))
+            check_type(event.type)
+            if len(self._known_types) >= _SHORT:  # types may have a key in them
+                self._known_types = set()
+            self._known_types.add(event.type)
         event = traced(event)
         self._dispatch(event)
         self.recorder.published(event.type)
@@ -283,6 +297,8 @@ class Call:
         self.func = listener
         self.loop = loop
         self.__dict__.update(getattr(listener, "__dict__", {}))  # marks, such as `in_transaction`
+        if is_in_transaction(self) and is_coroutine_function(listener):
+            self.func = refuse_async
 
     def __call__(self, event: Event) -> Outcome | None:
         if event.headers:
