@@ -367,7 +367,7 @@ class Link:
             except asyncio.CancelledError:
                 await self._say_goodbye(client)
                 raise
-            except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
+            except Exception as error:  # whatever the client raises, of wrong options too: nobody else would try again
                 if self._error is None or isinstance(error, nats.errors.AuthorizationError):
                     self._error = error
                 logger.info("no connection to %r: %s", self, _told(self._error))
@@ -546,7 +546,7 @@ def _told(error: Exception | None) -> str:
 async def _closed(client: Client) -> None:
     try:
         await client.close()
-    except (nats.errors.Error, OSError, AttributeError, AssertionError) as error:  # the last two of one that never was open
+    except Exception as error:  # AttributeError, AssertionError and others of one that never was open
         logger.debug("closing a connection: %s", _told(error))
 
 
