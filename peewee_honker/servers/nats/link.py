@@ -10,7 +10,6 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import nats.errors
 from nats.aio.client import Client
@@ -144,9 +143,8 @@ class Link:
     @property
     def place(self) -> str:
         """Where the server is, without what is secret."""
-        return ", ".join(
-            urlsplit(each if "://" in each else f"nats://{each}").netloc.rpartition("@")[2] for each in self._urls
-        )
+        # A password may hold what ends the name of a host, a `/` for instance, though it should not.
+        return ", ".join(each.rpartition("@")[2].rpartition("://")[2].partition("/")[0] for each in self._urls)
 
     @property
     def _urls(self) -> list[str]:
