@@ -599,6 +599,29 @@ def test_a_stream_that_the_server_has_lost_is_told_of_and_what_comes_next_is_hea
     assert once([id_ for id_ in heard if id_ != "gap"]) == ["1", "2", "3"]
 
 
+def test_a_consumer_that_is_forgotten_while_it_runs_takes_nothing_from_others(hear, open_target, client):
+    target, heard = hear(consumer="forgotten")
+    slow, heard_slowly, go_on = open_target(consumer="slow"), [], threading.Event()
+
+    def take(event):
+        heard_slowly.append(event.id)
+        if event.id == "0":
+            go_on.wait(outside.DEADLINE)
+
+    slow.add_listener(GAP, lambda _: heard_slowly.append("gap"))
+    slow.add_listener("*", take)
+    ids = [str(number) for number in range(500)]  # more than a page
+    say(target, *ids)
+    outside.until(lambda: heard == ids)
+    outside.until(lambda: target.store.place("forgotten", "events") == target.store.offset_of("events", "now"))
+    open_target().store.forget_consumer("forgotten", "events")
+    outside.until(lambda: open_target().store.place("forgotten", "events") is not None)  # it is there again
+    assert slow.store.pruned_offset("events") == 0
+    go_on.set()
+    outside.until(lambda: len(heard_slowly) >= 500)
+    assert (once(heard_slowly), heard) == (ids, ids)
+
+
 def test_what_cannot_travel_is_refused_before_anything_is_sent(open_target, client):
     for mode in ("ephemeral", "durable"):
         target = open_target(mode, max_bytes=300)
