@@ -14,9 +14,9 @@ import pytest
 redis = pytest.importorskip("redis", reason="redis-py is not installed: the extra `redis`")
 
 from peewee_honker import Event, ForwardConflictError, HonkerError, PayloadError, Relay, Retention
-from peewee_honker.events import GAP, HonkerEventTarget, SilentRecorder
+from peewee_honker.events import GAP, Consumer, HonkerEventTarget, SilentRecorder
 from peewee_honker.events.target import Forwarded
-from peewee_honker.servers.redis import RedisMemoryError, RedisTarget, RedisUnavailableError
+from peewee_honker.servers.redis import RedisMemoryError, RedisStore, RedisTarget, RedisUnavailableError
 from peewee_honker.signals import in_transaction
 from tests.support import outside
 from tests.support.cutting_proxy import CuttingProxy
@@ -291,6 +291,19 @@ def test_a_consumer_of_a_new_name_begins_where_it_is_told(open_target, client):
         outside.until(lambda heard=heard: "4" in heard)
         reader.close()
         assert heard[: len(expected)] == expected
+
+
+def test_one_consumer_reads_two_streams(open_target, redis_url):
+    heard = []
+    consumer = Consumer(RedisStore(redis_url), "test")
+    for stream in ("one", "other"):
+        consumer.listen(stream, lambda _: [lambda event: heard.append(event.id)])
+    for stream in ("one", "other"):
+        say(open_target(stream=stream), *(f"{stream} {number}" for number in range(400)))  # more than a page
+    outside.until(lambda: len(heard) == 800)
+    for stream in ("one", "other"):
+        assert [id_ for id_ in heard if id_.startswith(f"{stream} ")] == [f"{stream} {number}" for number in range(400)]
+        consumer.leave(stream)
 
 
 def test_a_consumer_goes_on_where_it_was_and_can_be_put_elsewhere(hear, open_target):

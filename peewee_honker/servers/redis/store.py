@@ -83,7 +83,7 @@ class RedisStore:
 
     def read_page(self, stream: str, after: int, most: int) -> tuple[list[int], Iterable[Event]]:
         name, pages = self._stream(stream), self.dispatcher.pages_here()
-        if pages is None:
+        if pages is None or not pages.is_free_for(name):
             offsets, events, pruned = read_page(self.link, name, self._notes, stream, after, most)
         else:
             page = pages.page(name, self._notes, stream, after)
