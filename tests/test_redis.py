@@ -883,6 +883,23 @@ def test_the_rights_that_the_page_names_suffice(client, redis_url):
         client.acl_deluser("shop")
 
 
+def test_a_server_that_takes_no_script_is_told_of_and_not_asked_again_at_once(client, redis_url, caplog):
+    client.acl_setuser(
+        "shop", enabled=True, passwords=["+pw"], keys=["*"], channels=["*"], commands=["+@all", "-script|load"]
+    )
+    try:
+        with RedisTarget(redis_url.replace("redis://", "redis://shop:pw@"), "durable", consumer="test") as target:
+            heard = []
+            target.add_listener("*", lambda event: heard.append(event.id))
+            client.script_flush()
+            say(target, 1)
+            outside.until(lambda: "script|load" in caplog.text)
+            client.acl_setuser("shop", commands=["+script|load"])
+            outside.until(lambda: heard == ["1"])
+    finally:
+        client.acl_deluser("shop")
+
+
 def test_an_idle_target_asks_the_server_a_few_times_a_second_at_most(hear, client):
     hear()
 

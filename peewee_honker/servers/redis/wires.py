@@ -223,8 +223,9 @@ class Pages(Wire):
         self._asked = self._deadline = None
         if isinstance(answer, NoScriptError):  # the first time, or the server has forgotten it
             self._send(("SCRIPT", "LOAD", PAGE.text))
-            self._receive()
-            return None
+            answer = self._receive()
+            if not isinstance(answer, ResponseError):
+                return None
         for got in (wake, answer):
             if isinstance(got, ResponseError):
                 raise got
