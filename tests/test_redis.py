@@ -524,6 +524,18 @@ def test_an_ephemeral_listener_hears_again_when_the_server_is_back(hear, redis_s
     outside.until(lambda: heard == ["gap", "1"])
 
 
+def test_a_listener_that_went_while_the_server_was_away_hears_when_it_comes_back(hear, redis_server):
+    target, heard = hear()
+    say(target, "1")
+    outside.until(lambda: heard == ["1"])
+    redis_server.end(signal.SIGKILL)
+    target.close()
+    redis_server.start()
+    target.add_listener("*", lambda event: heard.append(event.id))
+    say(target, "2")
+    outside.until(lambda: heard[-1] == "2")
+
+
 def test_a_receiver_that_fails_with_the_server_is_called_again_until_it_is_back(open_target, redis_server):
     """Failures that come with a lost connection are not counted as the receiver's."""
     target, other = open_target(consumer="test", attempts=1), open_target(stream="other")
