@@ -1,6 +1,8 @@
 """RedisTarget on a real server: consumers, faults of the server, of the connection and of consumers, retention, relays."""
 
+import dataclasses
 import datetime
+import json
 import os
 import random
 import re
@@ -15,6 +17,7 @@ redis = pytest.importorskip("redis", reason="redis-py is not installed: the extr
 
 from peewee_honker import Event, ForwardConflictError, HonkerError, PayloadError, Relay, Retention
 from peewee_honker.events import GAP, Consumer, HonkerEventTarget, SilentRecorder
+from peewee_honker.events.stream import read_stream
 from peewee_honker.events.target import Forwarded
 from peewee_honker.servers.redis import RedisMemoryError, RedisStore, RedisTarget, RedisUnavailableError
 from peewee_honker.signals import in_transaction
@@ -650,7 +653,7 @@ def test_a_consumer_that_is_forgotten_while_it_runs_takes_nothing_from_others(he
 def test_what_cannot_travel_is_refused_before_anything_is_sent(open_target, client):
     for mode in ("ephemeral", "durable"):
         target = open_target(mode, max_bytes=300)
-        for payload in ("x" * 300, float("nan"), object()):
+        for payload in ("x" * 300, float("nan"), object(), "half of an emoji: \ud83d"):
             with pytest.raises(PayloadError):
                 target.dispatch(Event("order.saved", "", payload))
             with pytest.raises(PayloadError):
@@ -862,6 +865,21 @@ def test_a_relay_takes_a_stream_from_redis_into_a_file(db, open_target):
 
 
 # Operations
+
+
+def test_what_a_file_cannot_hold_does_not_hold_up_a_relay(db, client, open_target):
+    target = open_target()
+    say(target, "1")
+    cut = Event("order.saved", "2", "cut in two: \ud83d")
+    client.xadd(STREAM, {"event": json.dumps(json.loads(cut.to_json()))})  # as JavaScript writes it
+    say(target, "3")
+    central = HonkerEventTarget(db, "durable", stream="central")
+    with Relay(target.store, "events", central, name="back") as relay:
+        assert relay.catch_up(outside.DEADLINE)
+    assert [event.id for event in read_stream(db.engine, "central", 0, 10)] == ["1", "3"]
+    assert [(letter.consumer, letter.event) for letter in target.store.dead_letters()] == [
+        ("back", dataclasses.replace(cut, offset=target.store.dead_letters()[0].offset))
+    ]
 
 
 def test_the_rights_that_the_page_names_suffice(client, redis_url):

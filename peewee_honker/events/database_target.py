@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from peewee_honker.driver import Engine
+from peewee_honker.errors import PayloadError
 from peewee_honker.events.consumer import Consumer
 from peewee_honker.events.event import MAX_BYTES, Event, check_type
 from peewee_honker.events.metrics import Recorder
@@ -92,7 +93,7 @@ class DatabaseTarget(EventTarget):
         return consumer
 
     def _dispatch(self, event: Event) -> None:
-        text = event.to_json(self.max_bytes)
+        text = self._text_of(event)
         if self.mode == "durable":
             self._store.append(self.stream, event.id, text)
         else:
@@ -105,11 +106,20 @@ class DatabaseTarget(EventTarget):
             return
         for event in events:
             check_type(event.type)
-        rows = [(event.id, event.to_json(self.max_bytes)) for event in events]
+        rows = [(event.id, self._text_of(event)) for event in events]
         last = Forwarded(events[-1].offset or 0, events[-1].event_id)
         self._store.append_forwarded(self.stream, relay, rows, after, last)
         for event in events:
             self.recorder.published(event.type)
+
+    def _text_of(self, event: Event) -> str:
+        text = event.to_json(self.max_bytes)
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:  # half of an emoji, which other programs may cut in two
+                raise PayloadError(f"the event {event.topic!r} has no form in UTF-8: {error}") from error
+        return text
 
     def holding(self) -> AbstractContextManager[None]:
         """As EventTarget.holding."""
