@@ -65,6 +65,15 @@ def test_nothing_of_a_password_that_is_badly_written_is_in_an_error_either(passw
     assert caught.value.__context__ is None
 
 
+@pytest.mark.parametrize("password", ["se%cret", "sec ret"])
+def test_nothing_of_a_password_that_postgresql_cannot_read_is_in_an_error(password):
+    pytest.importorskip("psycopg", reason="psycopg is not installed: the extra `postgres`")
+    with pytest.raises(ValueError, match="no URL of PostgreSQL") as caught:
+        connect(f"postgresql://ada:{password}@127.0.0.1:1/shop")
+    assert "ret@" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
 @pytest.mark.parametrize("user", ["ada:sec/ret@", "ada:sec#ret@", "sec?ret@", ""])
 def test_where_nats_is_does_not_tell_who_asks(user):
     pytest.importorskip("nats", reason="nats-py is not installed: the extra `nats`")
