@@ -87,6 +87,7 @@ class Relay:
         self._next_lease = 0.0
         self._offset: int | None = None  # None: is to be looked up
         self._saved = 0
+        self._passed = 0  # how far it had come when it looked up its place: the target may be behind that
         self._at_target: Forwarded | None = None
         self.error: Exception | None = None
         """Why events wait, while the target is away; None when all is well."""
@@ -235,17 +236,24 @@ class Relay:
             self._at_target = Forwarded(events[-1].offset or 0, events[-1].event_id)
 
     def _bury(self, event: Event, error: Exception) -> None:
+        if (event.offset or 0) <= self._passed and self._is_dead(event):
+            return
         with self._store.atomic():
             self._store.bury(self.name, self.stream, event, "relay", error, 1)
         self._recorder.dead(event.type)
         logger.error("event %s is a dead letter of %r: %s", event.event_id, self, error)
+
+    def _is_dead(self, event: Event) -> bool:
+        """Whether it is a dead letter already: the target does not know of one, so that what follows its last event comes
+        again."""
+        return any(letter.event.event_id == event.event_id for letter in self._store.dead_letters(self.name))
 
     # Its place
 
     def _find_place(self) -> None:
         """Where to go on: behind what the target has, if it knows, else behind what was saved here."""
         self._store.make_place(self.name, self.stream, self._start_at)
-        self._offset = self._saved = self._store.place(self.name, self.stream) or 0
+        self._offset = self._saved = self._passed = self._store.place(self.name, self.stream) or 0
         self._at_target = self.target.forwarded(self.name)
         if self._at_target is not None and self._is_of_this_stream(self._at_target):
             self._offset = self._at_target.offset

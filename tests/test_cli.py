@@ -600,29 +600,6 @@ def test_relay_goes_on_until_ctrl_c_and_says_how_it_goes(start, path, tmp_path):
     assert process.stderr.read() == ""
 
 
-def test_relay_shows_no_password_on_a_terminal(environment, path):
-    import pty
-
-    pytest.importorskip("redis")
-    publish_orders(path, 1)
-    controller, terminal = pty.openpty()
-    url = "redis://ada:secret1@127.0.0.1:1/0?password=secret2"
-    done = subprocess.run(
-        [*COMMAND, "relay", "orders", url, "--once", "--timeout", "0.1s"],
-        stdout=terminal,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        timeout=outside.DEADLINE,
-    )
-    os.close(terminal)
-    told = os.read(controller, 65536).decode() + done.stderr
-    os.close(controller)
-    assert done.returncode == 1
-    assert "redis://ada@127.0.0.1:1/0" in told
-    assert "secret" not in told
-
-
 def test_relay_says_what_is_wrong(run, path):
     publish_orders(path, 1)
     assert "URL begins with" in run("relay", "orders", "mysql://x", code=2)

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from peewee_honker import Event, connect
+from peewee_honker.cli.relay import _without_secrets
 from peewee_honker.events import HonkerEventTarget
 from tests.support import outside
 
@@ -53,3 +54,43 @@ def test_nothing_of_a_password_is_in_the_error():
     with pytest.raises(ValueError, match="begins with") as caught:
         connect("amqp://user:secret@localhost")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["sec/ret", "sec#ret", "sec?ret"])
+def test_nothing_of_a_password_that_is_badly_written_is_in_an_error_either(password):
+    pytest.importorskip("redis", reason="redis-py is not installed: the extra `redis`")
+    with pytest.raises(ValueError, match="no URL of Redis") as caught:
+        connect(f"redis://ada:{password}@127.0.0.1:1")
+    assert "sec" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("password", ["se%cret", "sec ret"])
+def test_nothing_of_a_password_that_postgresql_cannot_read_is_in_an_error(password):
+    pytest.importorskip("psycopg", reason="psycopg is not installed: the extra `postgres`")
+    with pytest.raises(ValueError, match="no URL of PostgreSQL") as caught:
+        connect(f"postgresql://ada:{password}@127.0.0.1:1/shop")
+    assert "ret@" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("user", ["ada:sec/ret@", "ada:sec#ret@", "sec?ret@", ""])
+def test_where_nats_is_does_not_tell_who_asks(user):
+    pytest.importorskip("nats", reason="nats-py is not installed: the extra `nats`")
+    with connect(f"nats://{user}127.0.0.1:1, {user}other:2/") as target:
+        assert repr(target.store.link) == "NATS at 127.0.0.1:1, other:2"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://ada:secret@host:6379/0", "redis://host:6379/0"),
+        ("redis://host/0?password=secret", "redis://host/0"),
+        ("postgresql://host/shop?user=ada&password=secret", "postgresql://host/shop"),
+        ("nats://ada:secret@one:4222,nats://ada:secret@other:4222", "nats://one:4222,other:4222"),
+        ("nats://secret@host", "nats://host"),
+        ("honker:////var/lib/a@b,c.db", "honker:////var/lib/a@b,c.db"),
+    ],
+)
+def test_the_relay_command_shows_no_secrets_of_its_url(url, shown):
+    assert _without_secrets(url) == shown

@@ -5,6 +5,7 @@ import datetime
 import gc
 import random
 import signal
+import socket
 import threading
 
 import pytest
@@ -566,6 +567,30 @@ def test_wrong_credentials_are_a_clear_error(new_nats_server, make):
         return "Authorization" in str(caught.value)
 
     outside.until(is_told)  # the server's reset may overtake its answer
+
+
+def test_options_that_the_client_does_not_take_are_a_clear_error(nats_url, make):
+    with pytest.raises(NatsUnavailableError, match="no_such_option"):
+        say(make(options={"no_such_option": 1}), 1)
+    assert nats_threads() == []
+
+
+def test_whatever_answers_in_the_servers_place_a_target_comes_back_with_the_server(new_nats_server, hear):
+    server = new_nats_server()
+    target, heard = hear("durable", url=server.url)
+    say(target, 1)
+    outside.until(lambda: heard == ["1"])
+    server.end(signal.SIGKILL)
+    with socket.create_server(("127.0.0.1", server.port)) as other:
+        other.settimeout(outside.DEADLINE)
+        connection, _ = other.accept()
+        connection.sendall(b"INFO []\r\n")  # JSON, but not as a server says it
+        connection.recv(1)
+        connection.close()
+    server.start()
+    outside.until(lambda: target.store.link.is_connected, "the connection")
+    say(target, 2)
+    outside.until(lambda: heard[-1] == "2")
 
 
 def test_a_server_without_jetstream_is_a_clear_error(new_nats_server, make):

@@ -155,6 +155,51 @@ def test_installing_is_done_once_and_undone_without_a_trace(pg, bus):
     assert pg.execute_sql("SELECT count(*) FROM pg_proc WHERE proname LIKE 'peewee_honker_capture%%'").fetchone() == (0,)
 
 
+def test_tables_whose_names_are_alike_are_captured_each_for_itself(pg, postgres_url):
+    common = "customer_relationship_management_contact_"  # as much of a name as PostgreSQL had room for
+
+    class Phone(peewee.Model):
+        phone = peewee.CharField()
+
+        class Meta:
+            database = pg
+            table_name = f"{common}phone"
+
+    class Mail(peewee.Model):
+        mail = peewee.CharField()
+
+        class Meta:
+            database = pg
+            table_name = f"{common}mail"
+
+    class Other(peewee.Model):
+        other = peewee.CharField()
+
+        class Meta:
+            database = pg
+            schema = "elsewhere"
+            table_name = Mail._meta.table_name
+
+    pg.execute_sql("CREATE SCHEMA elsewhere")
+    models = [Phone, Mail, Other]
+    pg.create_tables(models)
+    captures = [PostgresCapture(model, durable=True, stream=f"{model.__name__}s") for model in models]
+    assert [capture.install() for capture in captures] == [True] * 3
+    assert [capture.install() for capture in captures] == [False] * 3
+    Phone.create(phone="1")
+    Mail.create(mail="2")
+    Other.create(other="3")
+    rows = pg.execute_sql("SELECT topic, payload::json->'payload' FROM peewee_honker.stream ORDER BY topic")
+    assert list(rows) == [
+        ("Mails", {"id": 1, "mail": "2"}),
+        ("Others", {"id": 1, "other": "3"}),
+        ("Phones", {"id": 1, "phone": "1"}),
+    ]
+    assert [capture.uninstall() for capture in captures] == [True] * 3
+    functions = pg.execute_sql("SELECT proname FROM pg_proc WHERE proname LIKE 'peewee_honker_capture_%%'")
+    assert list(functions) == []
+
+
 def test_what_cannot_be_had_is_refused(bus):
     class Stamp(Model):
         at = peewee.TimestampField()

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("psycopg", reason="psycopg is not installed: the extra `postgres`")
 
-from peewee_honker import Event, ForwardConflictError, Relay
-from peewee_honker.events import HonkerEventTarget, seek
+from peewee_honker import Event, ForwardConflictError, PayloadError, Relay
+from peewee_honker.events import HonkerEventTarget, dead_letters, seek
 from peewee_honker.events.target import Forwarded
 from peewee_honker.servers.postgres import PostgresTarget
 from tests.support import outside
@@ -64,6 +64,19 @@ def test_who_comes_with_old_events_is_refused(pg, target):
             target.forward("edge", events, after)
     target.forward("edge", [Event("order.saved", "3", offset=7)], known)
     assert arrived(pg) == ["1", "2", "3"]
+
+
+def test_what_postgresql_cannot_hold_is_a_dead_letter_and_the_others_go_on(db, pg, target):
+    publish(db, 1, "a\0b", 2)
+    with db.atomic():
+        HonkerEventTarget(db, "durable", stream="orders").dispatch(Event("order.saved", "3", event_id="a\0b"))
+    publish(db, 4)
+    with Relay(db, "orders", target) as relay:
+        assert relay.catch_up(outside.DEADLINE)
+    assert arrived(pg) == ["1", "2", "4"]
+    assert [letter.event.id for letter in dead_letters(db)] == ["a\0b", "3"]
+    with pytest.raises(PayloadError, match="NUL"), pg.atomic():
+        target.dispatch(Event("order.saved", "a\0b"))
 
 
 def test_the_server_may_crash_and_the_relay_be_killed_and_each_event_is_there_once(

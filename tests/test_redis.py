@@ -1,6 +1,8 @@
 """RedisTarget on a real server: consumers, faults of the server, of the connection and of consumers, retention, relays."""
 
+import dataclasses
 import datetime
+import json
 import os
 import random
 import re
@@ -14,9 +16,10 @@ import pytest
 redis = pytest.importorskip("redis", reason="redis-py is not installed: the extra `redis`")
 
 from peewee_honker import Event, ForwardConflictError, HonkerError, PayloadError, Relay, Retention
-from peewee_honker.events import GAP, HonkerEventTarget, SilentRecorder
+from peewee_honker.events import GAP, Consumer, HonkerEventTarget, SilentRecorder
+from peewee_honker.events.stream import read_stream
 from peewee_honker.events.target import Forwarded
-from peewee_honker.servers.redis import RedisMemoryError, RedisTarget, RedisUnavailableError
+from peewee_honker.servers.redis import RedisMemoryError, RedisStore, RedisTarget, RedisUnavailableError
 from peewee_honker.signals import in_transaction
 from tests.support import outside
 from tests.support.cutting_proxy import CuttingProxy
@@ -293,6 +296,19 @@ def test_a_consumer_of_a_new_name_begins_where_it_is_told(open_target, client):
         assert heard[: len(expected)] == expected
 
 
+def test_one_consumer_reads_two_streams(open_target, redis_url):
+    heard = []
+    consumer = Consumer(RedisStore(redis_url), "test")
+    for stream in ("one", "other"):
+        consumer.listen(stream, lambda _: [lambda event: heard.append(event.id)])
+    for stream in ("one", "other"):
+        say(open_target(stream=stream), *(f"{stream} {number}" for number in range(400)))  # more than a page
+    outside.until(lambda: len(heard) == 800)
+    for stream in ("one", "other"):
+        assert [id_ for id_ in heard if id_.startswith(f"{stream} ")] == [f"{stream} {number}" for number in range(400)]
+        consumer.leave(stream)
+
+
 def test_a_consumer_goes_on_where_it_was_and_can_be_put_elsewhere(hear, open_target):
     target, heard = hear()
     say(target, *range(700))  # more than two pages
@@ -511,6 +527,18 @@ def test_an_ephemeral_listener_hears_again_when_the_server_is_back(hear, redis_s
     outside.until(lambda: heard == ["gap", "1"])
 
 
+def test_a_listener_that_went_while_the_server_was_away_hears_when_it_comes_back(hear, redis_server):
+    target, heard = hear()
+    say(target, "1")
+    outside.until(lambda: heard == ["1"])
+    redis_server.end(signal.SIGKILL)
+    target.close()
+    redis_server.start()
+    target.add_listener("*", lambda event: heard.append(event.id))
+    say(target, "2")
+    outside.until(lambda: heard[-1] == "2")
+
+
 def test_a_receiver_that_fails_with_the_server_is_called_again_until_it_is_back(open_target, redis_server):
     """Failures that come with a lost connection are not counted as the receiver's."""
     target, other = open_target(consumer="test", attempts=1), open_target(stream="other")
@@ -599,10 +627,33 @@ def test_a_stream_that_the_server_has_lost_is_told_of_and_what_comes_next_is_hea
     assert once([id_ for id_ in heard if id_ != "gap"]) == ["1", "2", "3"]
 
 
+def test_a_consumer_that_is_forgotten_while_it_runs_takes_nothing_from_others(hear, open_target, client):
+    target, heard = hear(consumer="forgotten")
+    slow, heard_slowly, go_on = open_target(consumer="slow"), [], threading.Event()
+
+    def take(event):
+        heard_slowly.append(event.id)
+        if event.id == "0":
+            go_on.wait(outside.DEADLINE)
+
+    slow.add_listener(GAP, lambda _: heard_slowly.append("gap"))
+    slow.add_listener("*", take)
+    ids = [str(number) for number in range(500)]  # more than a page
+    say(target, *ids)
+    outside.until(lambda: heard == ids)
+    outside.until(lambda: target.store.place("forgotten", "events") == target.store.offset_of("events", "now"))
+    open_target().store.forget_consumer("forgotten", "events")
+    outside.until(lambda: open_target().store.place("forgotten", "events") is not None)  # it is there again
+    assert slow.store.pruned_offset("events") == 0
+    go_on.set()
+    outside.until(lambda: len(heard_slowly) >= 500)
+    assert (once(heard_slowly), heard) == (ids, ids)
+
+
 def test_what_cannot_travel_is_refused_before_anything_is_sent(open_target, client):
     for mode in ("ephemeral", "durable"):
         target = open_target(mode, max_bytes=300)
-        for payload in ("x" * 300, float("nan"), object()):
+        for payload in ("x" * 300, float("nan"), object(), "half of an emoji: \ud83d"):
             with pytest.raises(PayloadError):
                 target.dispatch(Event("order.saved", "", payload))
             with pytest.raises(PayloadError):
@@ -816,6 +867,21 @@ def test_a_relay_takes_a_stream_from_redis_into_a_file(db, open_target):
 # Operations
 
 
+def test_what_a_file_cannot_hold_does_not_hold_up_a_relay(db, client, open_target):
+    target = open_target()
+    say(target, "1")
+    cut = Event("order.saved", "2", "cut in two: \ud83d")
+    client.xadd(STREAM, {"event": json.dumps(json.loads(cut.to_json()))})  # as JavaScript writes it
+    say(target, "3")
+    central = HonkerEventTarget(db, "durable", stream="central")
+    with Relay(target.store, "events", central, name="back") as relay:
+        assert relay.catch_up(outside.DEADLINE)
+    assert [event.id for event in read_stream(db.engine, "central", 0, 10)] == ["1", "3"]
+    assert [(letter.consumer, letter.event) for letter in target.store.dead_letters()] == [
+        ("back", dataclasses.replace(cut, offset=target.store.dead_letters()[0].offset))
+    ]
+
+
 def test_the_rights_that_the_page_names_suffice(client, redis_url):
     client.acl_setuser(
         "shop",
@@ -843,6 +909,23 @@ def test_the_rights_that_the_page_names_suffice(client, redis_url):
                     outside.until(lambda target=target: len(target.dead_letters()) == 2)
                     target.forward("relay", [Event("order.saved", "3", offset=1)], None)
                     target.store.prune_stream("events", Retention(age=None, count=0))
+    finally:
+        client.acl_deluser("shop")
+
+
+def test_a_server_that_takes_no_script_is_told_of_and_not_asked_again_at_once(client, redis_url, caplog):
+    client.acl_setuser(
+        "shop", enabled=True, passwords=["+pw"], keys=["*"], channels=["*"], commands=["+@all", "-script|load"]
+    )
+    try:
+        with RedisTarget(redis_url.replace("redis://", "redis://shop:pw@"), "durable", consumer="test") as target:
+            heard = []
+            target.add_listener("*", lambda event: heard.append(event.id))
+            client.script_flush()
+            say(target, 1)
+            outside.until(lambda: "script|load" in caplog.text)
+            client.acl_setuser("shop", commands=["+script|load"])
+            outside.until(lambda: heard == ["1"])
     finally:
         client.acl_deluser("shop")
 

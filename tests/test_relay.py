@@ -167,6 +167,19 @@ def test_an_event_that_the_target_refuses_is_a_dead_letter_and_the_others_go_on(
     assert dead == ["order.saved"]
 
 
+def test_what_the_target_has_refused_is_one_dead_letter_however_often_the_relay_starts(db, central):
+    target = HonkerEventTarget(central, "durable", stream="central", max_bytes=1000)
+    publish(db, 1)
+    publish(db, "too long", payload="x" * 1000)
+    for number in (1, 2):
+        with Relay(db, "orders", target) as relay:
+            outside.until(lambda relay=relay: relay.is_active and relay.lag == 0, "the relay")
+            publish(db, f"too long {number}", payload="x" * 1000)  # behind what comes again
+            assert relay.catch_up(outside.DEADLINE)
+    assert arrived(central) == ["1"]
+    assert [letter.event.id for letter in dead_letters(db)] == ["too long", "too long 1", "too long 2"]
+
+
 def test_retention_waits_for_a_relay_and_what_was_pruned_all_the_same_is_counted(db, central, target, caplog):
     publish(db, 1, 2, 3)
     relay = Relay(db, "orders", target)
@@ -191,6 +204,17 @@ def test_a_relay_can_begin_now_and_be_forgotten(db, central, target):
     assert arrived(central) == ["after"]
     forget_consumer(db, "edge")
     assert consumer_places(db.engine) == []
+
+
+def test_events_are_left_out_by_a_relay_of_another_name(db, central, target):
+    publish(db, 1, 2)
+    with Relay(db, "orders", target) as relay:
+        assert relay.catch_up(outside.DEADLINE)
+    publish(db, 3, 4, 5)
+    forget_consumer(db, relay.name)
+    with Relay(db, "orders", target, name="orders-again", start_at=4) as relay:
+        assert relay.catch_up(outside.DEADLINE)
+    assert arrived(central) == ["1", "2", "5"]
 
 
 def test_of_two_relays_of_one_name_one_works_and_the_other_follows(db, path, central, target):

@@ -19,6 +19,7 @@ logger = logging.getLogger("peewee_honker.capture")
 _VERSION = 1  # of what the triggers write
 _PREFIX = "peewee_honker_capture_"
 _SCHEMA = "peewee_honker"
+_LONGEST = 63  # bytes of a name; PostgreSQL cuts off the rest
 _FIELDS_AT_ONCE = 40  # a function takes a hundred arguments
 _INSTALLED = (
     "SELECT t.tgname, c.relname, obj_description(t.oid, 'pg_trigger') FROM pg_trigger AS t "
@@ -53,6 +54,7 @@ class PostgresCapture(Capture):
                     f"SET search_path = pg_catalog, pg_temp AS $capture${body}$capture$"
                 ),
                 f"DROP TRIGGER IF EXISTS {trigger} ON {self._table}",
+                f"DROP TRIGGER IF EXISTS {self._former_name} ON {self._table}",
                 (
                     f"CREATE TRIGGER {trigger} AFTER INSERT OR UPDATE OR DELETE ON {self._table} "
                     f"FOR EACH ROW EXECUTE FUNCTION {function}()"
@@ -72,6 +74,7 @@ class PostgresCapture(Capture):
         with database.atomic(), __exception_wrapper__:
             cursor = database.cursor()
             cursor.execute(f"DROP TRIGGER IF EXISTS {self._quoted_name} ON {self._table}")
+            cursor.execute(f"DROP TRIGGER IF EXISTS {self._former_name} ON {self._table}")
             cursor.execute(f"DROP FUNCTION IF EXISTS {_SCHEMA}.{self._quoted_name}()")
         return True
 
@@ -88,8 +91,23 @@ class PostgresCapture(Capture):
         return found
 
     @property
+    def _made_name(self) -> str:
+        """Of the trigger and its function. Functions of all tables are in one schema: one that has the name of a table in
+        another schema, or begins as another for as long as PostgreSQL looks at names, is told from it."""
+        name, schema = f"{_PREFIX}{self.name}", self.model._meta.schema
+        if not schema and len(name.encode()) <= _LONGEST:
+            return name
+        mark = hashlib.sha256(f"{schema or ''}.{self.name}".encode()).hexdigest()[:12]
+        return f"{name.encode()[: _LONGEST - 13].decode(errors='ignore')}_{mark}"
+
+    @property
     def _quoted_name(self) -> str:
-        return quoted(f"{_PREFIX}{self.name}")
+        return quoted(self._made_name)
+
+    @property
+    def _former_name(self) -> str:
+        """Of the trigger, as PostgreSQL has cut it before there was a mark in it."""
+        return quoted(f"{_PREFIX}{self.name}".encode()[:_LONGEST].decode(errors="ignore"))
 
     @property
     def _table(self) -> str:
@@ -102,7 +120,7 @@ class PostgresCapture(Capture):
 
     def _comment_in(self, database: Any) -> str | None:
         for name, table, comment in database.execute_sql(_INSTALLED, (self.model._meta.schema,)):
-            if name == f"{_PREFIX}{self.name}"[:63] and table == self.model._meta.table_name:
+            if name == self._made_name and table == self.model._meta.table_name:
                 return str(comment)
         return None
 

@@ -4,7 +4,6 @@ import argparse
 import json
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 from peewee_honker.cli.opening import opened
 from peewee_honker.cli.screen import CommandError, Screen, plain
@@ -68,7 +67,7 @@ def _run(arguments: argparse.Namespace, screen: Screen) -> int:
             raise CommandError(str(error), 2) from None
         with target, relay:
             if screen.is_terminal:
-                there = plain(f"{arguments.to or arguments.stream} of {_without_password(arguments.url)}")
+                there = plain(f"{arguments.to or arguments.stream} of {_without_secrets(arguments.url)}")
                 screen.line(screen.coloured(f"{plain(arguments.stream)} to {there}; Ctrl-C ends", "dim"))
             if arguments.once:
                 return _once(relay, arguments.timeout, screen)
@@ -116,8 +115,10 @@ def _why(relay: Relay) -> str | None:
     return None if error is None else f"{type(error).__name__}: {str(error).strip()}"
 
 
-def _without_password(url: str) -> str:
-    """The URL as it may be shown: PostgreSQL and Redis take a password among its parameters, too."""
-    parts = urlsplit(url)._replace(query="", fragment="")
-    user, _, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.partition(':')[0]}@{host}" if user else host).geturl()
+def _without_secrets(url: str) -> str:
+    """Where a URL leads: without users, of which NATS has tokens in their place, passwords, and what follows a `?`."""
+    scheme, _, rest = url.partition("://")
+    if scheme == "honker":
+        return url  # a file, which may have any name
+    places = [each.rpartition("@")[2].removeprefix(f"{scheme}://").partition("?")[0] for each in rest.split(",")]
+    return f"{scheme}://{','.join(places)}"

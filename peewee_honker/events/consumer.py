@@ -196,18 +196,18 @@ class Consumer:
 
     def stop(self) -> None:
         """Save the offsets and let another process follow."""
-        if self._active:
-            try:
+        try:
+            if self._active:
                 self._save_all()
-            except _LeaseLostError:
-                logger.info("consumer %s had been taken over before it stopped", self.name)
-            else:
                 self._store.stop_leading(self.name, self._owner)
-        self._active = False
-        self._next_lease = 0.0
-        with self._changing:
-            self._places = {stream: place for stream, place in self._places.items() if not place.leaving}
-        self._store.close_thread()
+        except _LeaseLostError:
+            logger.info("consumer %s had been taken over before it stopped", self.name)
+        finally:  # also where the server is away: a consumer that is used again begins anew
+            self._active = False
+            self._next_lease = 0.0
+            with self._changing:
+                self._places = {stream: place for stream, place in self._places.items() if not place.leaving}
+            self._store.close_thread()
 
     def moved(self, engine: Engine) -> None:
         """Go on with another file that has taken the place of the first."""

@@ -61,7 +61,7 @@ def encode(event: Event, max_bytes: int) -> bytes:
     text = event.to_json(max_bytes)
     if event.offset is not None:
         text = f'{text[:-1]},"offset":{event.offset}}}'
-    return text.encode("utf-8", "replace")  # a lone surrogate, which only other programs write, has no form in UTF-8
+    return text.encode()
 
 
 def envelope(event: Event) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from peewee import __exception_wrapper__  # type: ignore[attr-defined]  # in no 
 
 from peewee_honker.database import Savepoint
 from peewee_honker.driver import Engine
-from peewee_honker.errors import ForwardConflictError
+from peewee_honker.errors import ForwardConflictError, PayloadError
 from peewee_honker.events.dead_letter import DeadLetter
 from peewee_honker.events.event import Event
 from peewee_honker.events.retention import BATCH, Retention
@@ -167,6 +167,7 @@ class PostgresStore:
         self._write(_OUT, (None, channel, text))
 
     def append(self, stream: str, key: str, text: str) -> None:
+        _check(key)
         self._write(_OUT, (stream, key, text))
 
     def newest_notification(self) -> int:
@@ -231,6 +232,9 @@ class PostgresStore:
     def append_forwarded(
         self, stream: str, relay: str, rows: Sequence[tuple[str, str]], after: Forwarded | None, last: Forwarded
     ) -> None:
+        for key, _ in rows:
+            _check(key)
+        _check(last.event_id)
         self.prepare()
         with self.database.atomic():
             if self._write(_NOTE_FORWARDED, (relay, *last, after is not None, *(after or (0, "")))) != 1:
@@ -339,6 +343,11 @@ class PostgresStore:
 
     def moved(self, engine: Engine) -> None:
         raise NotImplementedError("a server's database is not replaced as a file is")
+
+
+def _check(id_: str) -> None:
+    if "\0" in id_:
+        raise PayloadError(f"PostgreSQL's text cannot hold the NUL character that is in the id {id_!r}")
 
 
 def store_for(database: peewee.PostgresqlDatabase, *, listen: str | None = None) -> PostgresStore:

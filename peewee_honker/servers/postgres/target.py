@@ -3,6 +3,8 @@
 from typing import Literal
 
 import peewee
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from peewee_honker.events.consumer import Consumer
 from peewee_honker.events.database_target import DatabaseTarget
@@ -67,4 +69,14 @@ class PostgresTarget(DatabaseTarget):
 
 def _opened(url: str) -> peewee.PostgresqlDatabase:
     url = "postgresql" + url.removeprefix("postgres") if url.startswith("postgres://") else url
+    try:
+        conninfo_to_dict(url)
+        is_readable = True
+    except psycopg.ProgrammingError:  # its text may have a piece of the password
+        is_readable = False
+    if not is_readable:
+        raise ValueError(
+            "this is no URL of PostgreSQL (postgresql://user:password@host:5432/name): in a name or password, characters "
+            "such as / ? # @ % are written as %2F and so on"
+        )
     return peewee.PostgresqlDatabase(url, prefer_psycopg3=True)

@@ -48,7 +48,7 @@ class Link:
 
     def __init__(self, where: "str | redis.Redis") -> None:
         if isinstance(where, str):
-            pool = redis.ConnectionPool.from_url(where)
+            pool = _pool_of(where)
         elif isinstance(where, redis.Redis) and type(where.connection_pool) in _POOLS:
             pool = where.connection_pool
         else:
@@ -137,6 +137,17 @@ class Link:
     def close(self) -> None:
         """Close the connections that nobody uses."""
         self._pool.disconnect(inuse_connections=False)
+
+
+def _pool_of(url: str) -> redis.ConnectionPool:
+    try:
+        return redis.ConnectionPool.from_url(url)
+    except ValueError:
+        pass  # its text may have a piece of the password
+    raise ValueError(
+        "this is no URL of Redis (redis://user:password@host:6379/0): in a name or password, characters such as / ? # @ % "
+        "are written as %2F and so on"
+    )
 
 
 _POOLS = (redis.ConnectionPool, redis.BlockingConnectionPool)

@@ -83,7 +83,7 @@ class RedisStore:
 
     def read_page(self, stream: str, after: int, most: int) -> tuple[list[int], Iterable[Event]]:
         name, pages = self._stream(stream), self.dispatcher.pages_here()
-        if pages is None:
+        if pages is None or not pages.is_free_for(name):
             offsets, events, pruned = read_page(self.link, name, self._notes, stream, after, most)
         else:
             page = pages.page(name, self._notes, stream, after)
@@ -157,10 +157,12 @@ class RedisStore:
         if known is None:
             self._make_group(consumer, stream, self.offset_of(stream, start_at))
             return
-        # The server has forgotten it, and with it the stream: go on behind it, and have a gap told of.
+        # The server has forgotten it: go on behind it, and have a gap told of. Where the stream is still there, others may
+        # have to read what is in it, and it was the consumer alone that somebody has forgotten.
         logger.error("the place of consumer %s in the stream %s is gone from %r", consumer, stream, self.link)
         self._make_group(consumer, stream, known)
-        self.link.call("HSET", self._notes, stream, f"{id_of(known + 1)} 0")
+        if not self.link.call("XRANGE", self._stream(stream), "-", id_of(known), "COUNT", 1):
+            self.link.call("HSET", self._notes, stream, f"{id_of(known + 1)} 0")
 
     def _make_group(self, consumer: str, stream: str, offset: int) -> None:
         try:

@@ -149,7 +149,10 @@ _EMPTY = Page(0, [], b"[]", 0)
 
 class Pages(Wire):
     """The entries of a stream, page after page. The page behind a full one is asked for before that is worked on; when there
-    is none yet, the server answers as soon as there is."""
+    is none yet, the server answers as soon as there is.
+
+    It waits for one stream at a time, see `is_free_for`.
+    """
 
     def __init__(self, link: Link) -> None:
         super().__init__(link)
@@ -166,6 +169,10 @@ class Pages(Wire):
     def fileno(self) -> int | None:
         return super().fileno() if self.is_wanted else None
 
+    def is_free_for(self, key: str) -> bool:
+        """Whether a stream's pages can be had here: one that is waited for in another stream cannot be called back."""
+        return self._asked is None or self._asked[0] == key
+
     def page(self, key: str, notes: str, stream: str, after: int) -> Page:
         """The page behind an offset; an empty one while there is none, or the server has not answered yet."""
         self.is_wanted = True
@@ -174,7 +181,7 @@ class Pages(Wire):
             if known_key == key and page.after <= after < page.offsets[-1]:
                 return page
             self._page = None
-        if self._asked is not None and (self._asked[0] != key or self._asked[1] > after):
+        if self._asked is not None and self._asked[1] > after:
             self.close()  # it cannot be asked for something else before it has answered
         if not self.is_open:
             self.open()
@@ -216,8 +223,9 @@ class Pages(Wire):
         self._asked = self._deadline = None
         if isinstance(answer, NoScriptError):  # the first time, or the server has forgotten it
             self._send(("SCRIPT", "LOAD", PAGE.text))
-            self._receive()
-            return None
+            answer = self._receive()
+            if not isinstance(answer, ResponseError):
+                return None
         for got in (wake, answer):
             if isinstance(got, ResponseError):
                 raise got
