@@ -13,6 +13,7 @@ from peewee_honker import EventBus
 from peewee_honker.events import HonkerEventTarget, dead_letters
 from peewee_honker.signals import Model, in_transaction
 from tests.support import outside
+from tests.support.errors import HARD_TO_WRITE
 
 
 class Order(Model):
@@ -512,14 +513,7 @@ def test_an_event_with_a_time_that_is_none_does_not_stop_its_stream(db, seconds)
     assert (heard[0].payload, heard[0].time) == (1, 0.0)
 
 
-class UntoldError(Exception):
-    def __repr__(self):
-        raise RuntimeError("not even that")
-
-    __str__ = __repr__
-
-
-@pytest.mark.parametrize("error", [ValueError("half a pair: \ud800"), UntoldError()], ids=["half a pair", "untold"])
+@pytest.mark.parametrize("error", HARD_TO_WRITE)
 def test_an_error_that_cannot_be_written_as_it_is_does_not_stop_its_stream(make_bus, error):
     heard = []
 

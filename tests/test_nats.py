@@ -22,6 +22,7 @@ from peewee_honker.servers.nats import dispatcher as dispatching
 from peewee_honker.signals import in_transaction
 from tests.support import outside
 from tests.support.cutting_proxy import CuttingProxy
+from tests.support.errors import HARD_TO_WRITE
 
 pytestmark = pytest.mark.services
 
@@ -1011,3 +1012,19 @@ def test_one_consumer_reads_two_streams(nats_url):
     for target in targets:
         target.close()
     store.close()
+
+
+@pytest.mark.parametrize("error", HARD_TO_WRITE)
+def test_an_error_that_cannot_be_written_as_it_is_does_not_stop_its_stream(make, error):
+    heard = []
+
+    def fails(event):
+        heard.append(event.id)
+        raise error
+
+    target = make(consumer="test", attempts=1)
+    target.add_listener("*", fails)
+    say(target, 1, 2)
+    outside.until(lambda: len(target.store.dead_letters("test")) == 2)
+    assert heard == ["1", "2"]
+    assert all(letter.error and "fails" in letter.traceback for letter in target.store.dead_letters("test"))

@@ -17,6 +17,7 @@ from peewee_honker.events.retention import Pruner
 from peewee_honker.servers.postgres import PostgresTarget, PostgresUnavailableError, store_for
 from peewee_honker.signals import in_transaction
 from tests.support import outside
+from tests.support.errors import HARD_TO_WRITE
 
 pytestmark = pytest.mark.services
 
@@ -555,3 +556,19 @@ def test_an_idle_bus_asks_the_server_a_few_times_a_second_at_most(pg, hear):
     del store.link.query
     assert heard == []
     assert 1 <= len(asked) < 20
+
+
+@pytest.mark.parametrize("error", HARD_TO_WRITE)
+def test_an_error_that_cannot_be_written_as_it_is_does_not_stop_its_stream(pg, hear, error):
+    heard = []
+
+    def fails(event):
+        heard.append(event.id)
+        raise error
+
+    target, _heard = hear(attempts=1)
+    target.add_listener("order.saved", fails)
+    say(target, "1", "2")
+    outside.until(lambda: len(store_for(pg).dead_letters("test")) == 2)
+    assert heard == ["1", "2"]
+    assert all(letter.error and "fails" in letter.traceback for letter in store_for(pg).dead_letters("test"))

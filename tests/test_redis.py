@@ -23,6 +23,7 @@ from peewee_honker.servers.redis import RedisMemoryError, RedisStore, RedisTarge
 from peewee_honker.signals import in_transaction
 from tests.support import outside
 from tests.support.cutting_proxy import CuttingProxy
+from tests.support.errors import HARD_TO_WRITE
 
 pytestmark = pytest.mark.services
 
@@ -985,3 +986,19 @@ def test_every_test_that_the_page_names_is_there():
     named = set(re.findall(r"`(test_\w+)`", PAGE.read_text()))
     assert named
     assert named <= there
+
+
+@pytest.mark.parametrize("error", HARD_TO_WRITE)
+def test_an_error_that_cannot_be_written_as_it_is_does_not_stop_its_stream(open_target, error):
+    heard = []
+
+    def fails(event):
+        heard.append(event.id)
+        raise error
+
+    target = open_target(consumer="test", attempts=1)
+    target.add_listener("*", fails)
+    say(target, "1", "2")
+    outside.until(lambda: len(target.store.dead_letters("test")) == 2)
+    assert heard == ["1", "2"]
+    assert all(letter.error and "fails" in letter.traceback for letter in target.store.dead_letters("test"))

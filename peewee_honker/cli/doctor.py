@@ -179,7 +179,7 @@ def _sizes(database: HonkerDatabase) -> Iterator[Finding]:
 
 def _watch(database: HonkerDatabase) -> Iterator[Finding]:
     if not sys.platform.startswith("linux"):
-        yield Finding("waking", "looks for commits every 2 ms: inotify is Linux's")
+        yield Finding("waking", "looks for commits each ms: inotify is Linux's")
         return
     waker = Waker(database.engine.path)
     try:
@@ -190,7 +190,10 @@ def _watch(database: HonkerDatabase) -> Iterator[Finding]:
         yield Finding("waking", "inotify on the WAL")
     else:
         yield Finding(
-            "waking", "looks for commits every 2 ms", "warning", "inotify was refused: see fs.inotify.max_user_instances"
+            "waking",
+            "looks for commits every millisecond",
+            "warning",
+            "inotify was refused: see fs.inotify.max_user_instances",
         )
 
 

@@ -11,7 +11,7 @@ from peewee_honker.events.event import Event
 if TYPE_CHECKING:
     from peewee_honker.database import HonkerDatabase
 
-__all__ = ["DeadLetter", "bury", "dead_letters", "forget", "make_table"]
+__all__ = ["DeadLetter", "bury", "dead_letters", "error_texts", "forget", "make_table"]
 
 _TABLE = """CREATE TABLE IF NOT EXISTS _honker_peewee_dead_letters (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -58,12 +58,12 @@ def bury(
     database: "HonkerDatabase", consumer: str, stream: str, event: Event, receiver: str, error: Exception, attempts: int
 ) -> None:
     """Keep an event as a dead letter, in the open transaction."""
-    short, told = _told(error)
+    short, told = error_texts(error)
     values = (consumer, stream, event.offset, _text_of(database, event), receiver, short, told, attempts, time.time())
     database.write_beside(_INSERT, values)
 
 
-def _told(error: Exception) -> tuple[str, str]:
+def error_texts(error: Exception) -> tuple[str, str]:
     """The error in short, and its traceback. What they say is the receiver's: it may have half a surrogate pair, which no
     column holds, or fail itself; the letter is kept all the same."""
     lines = traceback.format_exception(error)

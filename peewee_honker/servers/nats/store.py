@@ -8,7 +8,6 @@ import logging
 import os
 import threading
 import time
-import traceback
 import uuid
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 
 from peewee_honker.driver import Engine
 from peewee_honker.errors import ForwardConflictError, PayloadError
-from peewee_honker.events.dead_letter import DeadLetter
+from peewee_honker.events.dead_letter import DeadLetter, error_texts
 from peewee_honker.events.event import Event
 from peewee_honker.events.retention import Retention
 from peewee_honker.events.stream import Position, check_position
@@ -420,23 +419,24 @@ class NatsStore:
         offset = event.offset or 0
         stored = self.jetstream.next(names.stream_name(stream), names.stream_subjects(stream), offset) if offset else None
         text = stored.data if stored is not None and stored.sequence == offset else _encoded(event.to_json(1 << 62))
+        short, told = error_texts(error)
         letter = {
             "consumer": consumer,
             "stream": stream,
             "offset": offset,
             "receiver": receiver,
-            "error": _shortened(repr(error), _LONGEST_ERROR),
-            "traceback": _shortened("".join(traceback.format_exception(error)), _LONGEST_TRACEBACK),
+            "error": _shortened(short, _LONGEST_ERROR),
+            "traceback": _shortened(told, _LONGEST_TRACEBACK),
             "attempts": attempts,
             "died_at": time.time(),
         }
         subject = names.dead_subject(consumer, stream, offset, receiver)
-        told = json.dumps(letter)
-        if len(told) > _RESERVED - 1024:  # texts that take many bytes
-            told = json.dumps({**letter, "traceback": "", "error": repr(error)[:200], "receiver": receiver[:1000]})
+        header = json.dumps(letter)
+        if len(header) > _RESERVED - 1024:  # texts that take many bytes
+            header = json.dumps({**letter, "traceback": "", "error": short[:200], "receiver": receiver[:1000]})
         # Of what another program has made longer than we would, the first part is kept.
-        text = text[: self.link.max_payload - len(told) - 1024]
-        self.jetstream.publish(Message(subject, text, {_LETTER: told}))
+        text = text[: self.link.max_payload - len(header) - 1024]
+        self.jetstream.publish(Message(subject, text, {_LETTER: header}))
 
     def dead_letters(self, consumer: str | None = None) -> list[DeadLetter]:
         self._prepare_letters()

@@ -7,7 +7,6 @@ link.
 import json
 import sys
 import time
-import traceback
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -19,7 +18,7 @@ from peewee import __exception_wrapper__  # type: ignore[attr-defined]  # in no 
 from peewee_honker.database import Savepoint
 from peewee_honker.driver import Engine
 from peewee_honker.errors import ForwardConflictError, PayloadError
-from peewee_honker.events.dead_letter import DeadLetter
+from peewee_honker.events.dead_letter import DeadLetter, error_texts
 from peewee_honker.events.event import Event
 from peewee_honker.events.retention import BATCH, Retention
 from peewee_honker.events.stream import Position, check_position, decoded_page
@@ -305,10 +304,10 @@ class PostgresStore:
     # Dead letters
 
     def bury(self, consumer: str, stream: str, event: Event, receiver: str, error: Exception, attempts: int) -> None:
-        told = "".join(traceback.format_exception(error)).replace("\0", "")  # which PostgreSQL's text cannot hold
+        short, told = (text.replace("\0", "") for text in error_texts(error))  # which PostgreSQL's text cannot hold
         stored = self.link.query(_STORED, (event.offset,))
         text = stored[0][0] if stored else event.to_json(sys.maxsize)
-        named = (consumer, stream, event.offset, text, receiver, repr(error), told, attempts, time.time())
+        named = (consumer, stream, event.offset, text, receiver, short, told, attempts, time.time())
         self._write(_BURY, named)
 
     def dead_letters(self, consumer: str | None = None) -> list[DeadLetter]:

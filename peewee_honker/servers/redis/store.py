@@ -7,7 +7,6 @@ import logging
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from peewee_honker.driver import Engine
 from peewee_honker.errors import ForwardConflictError, HonkerError
-from peewee_honker.events.dead_letter import DeadLetter
+from peewee_honker.events.dead_letter import DeadLetter, error_texts
 from peewee_honker.events.event import Event
 from peewee_honker.events.retention import Retention
 from peewee_honker.events.stream import Position, check_position
@@ -226,14 +225,15 @@ class RedisStore:
     # Dead letters
 
     def bury(self, consumer: str, stream: str, event: Event, receiver: str, error: Exception, attempts: int) -> None:
+        short, told = error_texts(error)
         kept = {
             "consumer": consumer,
             "stream": stream,
             "offset": event.offset,
             "event": self._text_of(stream, event),
             "receiver": receiver,
-            "error": repr(error),
-            "traceback": "".join(traceback.format_exception(error)),
+            "error": short,
+            "traceback": told,
             "attempts": attempts,
             "died_at": time.time(),
         }
