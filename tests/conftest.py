@@ -30,6 +30,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Any:
+    """What was logged may hold half a surrogate pair, with which a worker could not send its report."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     """Where the test's database lies."""

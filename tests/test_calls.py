@@ -187,6 +187,25 @@ def test_a_subscription_gives_all_responses_and_its_end(side):
     assert side.client.pending == 0
 
 
+def test_a_subscription_that_is_not_read_is_ended_behind_what_waits(side):
+    aborted = threading.Event()
+
+    async def count(data, context):
+        try:
+            for number in itertools.count():
+                yield number
+                await asyncio.sleep(0)
+        finally:
+            aborted.set()
+
+    side.add(spec("count", OperationType.SUBSCRIPTION), count)
+    subscription, heard = side.client.subscribe("math.count", {"n": 1}, buffer=5), []
+    assert aborted.wait(20)
+    error = failing(lambda: heard.extend(iter(subscription)))
+    assert (error.code, heard) == ("TOO_SLOW", [0, 1, 2, 3, 4])
+    assert side.client.pending == 0
+
+
 def test_many_subscriptions_wait_on_one_loop(db):
     side = Side("local", db)
     many = 40  # more than asyncio has threads for what blocks

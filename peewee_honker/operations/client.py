@@ -81,13 +81,19 @@ class CallClient:
         data: Any,
         *,
         idle_timeout: float = 3600.0,
+        buffer: int = 10_000,
         identity: Identity | None = None,
         parent: Context | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> PendingSubscription:
-        """Subscribe: an iterator of the responses' data, sync or async. `idle_timeout`: seconds without one, after which it
-        raises TIMEOUT."""
-        pending = PendingSubscription(self._pending, new_request_id(), operation_id, idle_timeout)
+        """Subscribe: an iterator of the responses' data, sync or async.
+
+        Arguments:
+            idle_timeout: seconds without a response, after which it raises TIMEOUT.
+            buffer: how many responses may wait for who reads them. With one more the subscription is aborted, and raises
+                TOO_SLOW behind those that wait.
+        """
+        pending = PendingSubscription(self._pending, new_request_id(), operation_id, idle_timeout, buffer)
         self._pending.add(pending)
         self._request(pending.request_id, operation_id, data, identity, parent, metadata, _idle_for(idle_timeout))
         return pending

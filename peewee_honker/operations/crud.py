@@ -16,7 +16,7 @@ from marshmallow import fields
 
 from peewee_honker.bridge import Bridge
 from peewee_honker.events import Event, Follower
-from peewee_honker.operations.errors import VALIDATION_ERROR, OperationError
+from peewee_honker.operations.errors import TOO_SLOW, VALIDATION_ERROR, OperationError
 from peewee_honker.operations.registry import Context, Handler, OperationRegistry
 from peewee_honker.operations.spec import AccessControl, ErrorSpec, OperationSpec, OperationType
 from peewee_honker.schemas import create_insert_schema, create_select_schema, create_update_schema, reported
@@ -247,7 +247,7 @@ class ModelOperations:
         with _hearing(self._bridge, hear):
             while True:
                 if events.full():
-                    raise OperationError("TOO_SLOW", f"more than {_WAITING} changes wait: subscribe again")
+                    raise OperationError(TOO_SLOW, f"more than {_WAITING} changes wait: subscribe again")
                 event = await events.get()
                 yield {"operation": event.operation, "id": event.id, "row": event.payload}
 

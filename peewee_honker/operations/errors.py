@@ -11,6 +11,7 @@ __all__ = [
     "EXECUTION_ERROR",
     "OPERATION_NOT_FOUND",
     "TIMEOUT",
+    "TOO_SLOW",
     "UNAVAILABLE",
     "UNKNOWN_ERROR",
     "VALIDATION_ERROR",
@@ -24,6 +25,8 @@ TIMEOUT = "TIMEOUT"
 ABORTED = "ABORTED"
 EXECUTION_ERROR = "EXECUTION_ERROR"
 UNKNOWN_ERROR = "UNKNOWN_ERROR"
+TOO_SLOW = "TOO_SLOW"
+"""More responses of a subscription wait than may."""
 UNAVAILABLE = "UNAVAILABLE"
 """Who would execute it cannot be reached: a hub or a spoke is away. Whether it was executed is not known."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from peewee_honker.operations.errors import TIMEOUT, OperationError
+from peewee_honker.operations.errors import TIMEOUT, TOO_SLOW, OperationError
 
 __all__ = ["PendingCall", "PendingRequestMap", "PendingSubscription"]
 
@@ -61,17 +61,21 @@ class PendingSubscription:
     """A subscription under way: an iterator of its responses. `close()`, or the end of a `with` block, ends it on the other
     side too."""
 
-    def __init__(self, map_: "PendingRequestMap", request_id: str, operation_id: str, idle_timeout: float) -> None:
+    def __init__(
+        self, map_: "PendingRequestMap", request_id: str, operation_id: str, idle_timeout: float, buffer: int
+    ) -> None:
         self.request_id = request_id
         self.operation_id = operation_id
         self.deadline = float("inf")
         self._map = map_
         self._idle_timeout = idle_timeout
+        self._buffer = buffer
         self._responses: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._wake: Callable[[], None] | None = None  # tells who waits on an event loop that there is something
 
     def __iter__(self) -> Iterator[Any]:
-        """The responses. Raises OperationError: the handler's, or TIMEOUT when none comes for the idle time."""
+        """The responses. Raises OperationError: the handler's, TIMEOUT when none comes for the idle time, TOO_SLOW behind
+        those that have waited."""
         try:
             while True:
                 try:
@@ -136,8 +140,13 @@ class PendingSubscription:
         self._put("end", None)
 
     def respond(self, output: Any) -> None:
-        """Take a response; the subscription goes on."""
-        self._put("output", output)
+        """Take a response; the subscription goes on, unless too many wait already."""
+        if self._responses.qsize() < self._buffer:
+            self._put("output", output)
+        elif self._map.forget(self.request_id):
+            self._map.abort(self.request_id)
+            told = f"more than {self._buffer} responses of {self.operation_id} wait: read faster, or subscribe again"
+            self.fail(OperationError(TOO_SLOW, told))
 
     def complete(self) -> None:
         """The end."""
