@@ -259,13 +259,15 @@ class HonkerDatabase(SqliteDatabase):
         with self.honker.transaction() as own:
             return int(own.notify(channel, payload))
 
-    def write_beside(self, sql: str, values: Sequence[Any]) -> None:
+    def write_beside(self, sql: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         """Run a statement of this package's own in the open transaction, or alone: unseen by query logs and hooks, and
-        without touching what `last_insert_id` and `rows_affected` tell of the user's statements."""
+        without touching what `last_insert_id` and `rows_affected` tell of the user's statements. Gives the rows of one that
+        returns some."""
         if self.is_closed():
             self.cursor()  # type: ignore[no-untyped-call]  # connects, or says that the connection is not open
         with __exception_wrapper__:
-            self._state.conn.write_beside(sql, values)
+            rows: list[dict[str, Any]] = self._state.conn.write_beside(sql, values)
+        return rows
 
     def at_commit(self, function: Callable[[], object], then: Callable[[], object] | None = None) -> None:
         """Call a function within the commit of this thread's open transaction, before any other transaction can commit: so

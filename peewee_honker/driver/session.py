@@ -278,20 +278,20 @@ class Session:
         keys are not enforced. One that has its id keeps it, and its origin."""
         return self.mark.id if self.mark.is_set else self.mark.set(self._on_writer, origin)
 
-    def write_beside(self, sql: str, values: Sequence[Any]) -> None:
-        """Run a statement of this package's own beside the user's, in the open transaction or alone.
+    def write_beside(self, sql: str, values: Sequence[Any]) -> list[Row]:
+        """Run a statement of this package's own beside the user's, in the open transaction or alone, and give its rows.
 
         `lastrowid`, `rowcount` and `total_changes` stay what the user's statements made them.
         """
         try:
             if self.in_transaction:
-                self._on_writer(sql, values)
-                return
+                return self._on_writer(sql, values)
             with _Holding(self) as run:
-                run(sql, values)
+                rows = run(sql, values)
         except RuntimeError as error:
             raise translate(error) from error
         self.engine.committed()
+        return rows
 
     def _on_writer(self, sql: str, values: Sequence[Any]) -> list[Row]:
         if self._may_wait:

@@ -37,7 +37,7 @@ _CLAIMS_KEPT = 86_400  # seconds
 _FORGET_EVERY = 3_600.0  # seconds
 _LOOK = 1.0  # seconds, at most, between two looks into the queue when no event says that there is something
 _CLAIMS = "CREATE TABLE IF NOT EXISTS _honker_peewee_calls (request_id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID"
-_CLAIM = "INSERT OR IGNORE INTO _honker_peewee_calls (request_id, at) VALUES (?, unixepoch())"
+_CLAIM = "INSERT OR IGNORE INTO _honker_peewee_calls (request_id, at) VALUES (?, unixepoch()) RETURNING 1 AS claimed"
 _FORGET = "DELETE FROM _honker_peewee_calls WHERE at < unixepoch() - ?"
 
 
@@ -159,8 +159,7 @@ class CallHandler:
         if time.monotonic() >= self._next_forgetting:
             self._next_forgetting = time.monotonic() + _FORGET_EVERY
             self._database.execute_sql(_FORGET, (_CLAIMS_KEPT,))
-        cursor = self._database.execute_sql(_CLAIM, (request_id,))
-        return bool(self._database.rows_affected(cursor))
+        return bool(self._database.write_beside(_CLAIM, (request_id,)))
 
     def _on_aborted(self, event: Event) -> None:
         with self._changing:
