@@ -45,7 +45,7 @@ class Source(Protocol):
     """Something beside the ephemeral channels that the dispatcher's thread looks after."""
 
     def poll(self) -> bool:
-        """Do what is due; whether there may be more to do at once. Called when a stream has got an event, and every 50
+        """Do what is due; whether there may be more to do at once. Called when a stream has got an event, and every 100
         milliseconds otherwise."""
 
     def moved(self, engine: Engine) -> None:

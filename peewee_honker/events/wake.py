@@ -24,7 +24,7 @@ logger = logging.getLogger("peewee_honker.events")
 
 _IN_MODIFY, _IN_NONBLOCK, _IN_CLOEXEC = 0x2, 0o4000, 0o2000000  # <sys/inotify.h>
 
-WITH_WATCH = 0.05  # seconds between two looks without an event
+WITH_WATCH = 0.1  # seconds between two looks without an event
 WITHOUT_WATCH = 0.001
 # Python's sleep lasts some 50 us longer on Linux.
 _WATCHED = (0.00001,) * 2
