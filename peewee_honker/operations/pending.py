@@ -13,6 +13,8 @@ from peewee_honker.operations.errors import TIMEOUT, TOO_SLOW, OperationError
 
 __all__ = ["PendingCall", "PendingRequestMap", "PendingSubscription"]
 
+_END = object()
+
 
 class PendingCall:
     """A call under way. `result()` waits for its output; `await` does so on an event loop."""
@@ -79,15 +81,12 @@ class PendingSubscription:
         try:
             while True:
                 try:
-                    kind, value = self._responses.get(timeout=self._idle_timeout)
+                    value = _read(self._responses.get(timeout=self._idle_timeout))
                 except queue.Empty:
                     raise self._map.give_up(self) from None
-                if kind == "output":
-                    yield value
-                elif kind == "error":
-                    raise value
-                else:
+                if value is _END:
                     return
+                yield value
         finally:
             self.close()
 
@@ -104,19 +103,16 @@ class PendingSubscription:
             while True:
                 something.clear()
                 try:
-                    kind, value = self._responses.get_nowait()
+                    value = _read(self._responses.get_nowait())
                 except queue.Empty:
                     try:
                         await asyncio.wait_for(something.wait(), self._idle_timeout)
                     except TimeoutError:
                         raise self._map.give_up(self) from None
                     continue
-                if kind == "output":
-                    yield value
-                elif kind == "error":
-                    raise value
-                else:
+                if value is _END:
                     return
+                yield value
         finally:
             self._wake = None
             self.close()
@@ -155,6 +151,14 @@ class PendingSubscription:
     def fail(self, error: OperationError) -> None:
         """Take the error."""
         self._put("error", error)
+
+
+def _read(response: tuple[str, Any]) -> Any:
+    """The output that a response brings; `_END` when it is the end. Raises the error that it is."""
+    kind, value = response
+    if kind == "error":
+        raise value
+    return value if kind == "output" else _END
 
 
 class PendingRequestMap:
