@@ -134,16 +134,18 @@ class Relay:
 
     def catch_up(self, timeout: float) -> bool:
         """Wait until everything was forwarded that is in the stream now; False when that takes longer than so many
-        seconds."""
+        seconds, or the relay is closed before."""
         goal = self._store.offset_of(self.stream, "now")
         deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
+        while True:
+            is_over = self._stopping.is_set() or time.monotonic() >= deadline
             place = self._store.place(self.name, self.stream) or 0
             if place >= goal or not self._store.lag(self.stream, place):
                 return True
+            if is_over:
+                return False
             self._woken.set()
             self._stopping.wait(0.02)
-        return False
 
     def __enter__(self) -> "Relay":
         self.start()

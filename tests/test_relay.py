@@ -3,6 +3,7 @@
 import logging
 import random
 import signal
+import threading
 
 import pytest
 
@@ -10,6 +11,7 @@ from peewee_honker import Event, ForwardConflictError, HonkerDatabase, Relay, Re
 from peewee_honker.events import (
     EventTarget,
     HonkerEventTarget,
+    LocalEventTarget,
     SilentRecorder,
     consumer_places,
     dead_letters,
@@ -74,6 +76,22 @@ def test_events_arrive_in_order_as_they_were(db, central, target):
     here = read_stream(db.engine, "orders", 0, 2000)
     for one, other in zip(here, there, strict=True):
         assert (one.event_id, one.time, one.origin, one.headers) == (other.event_id, other.time, other.origin, other.headers)
+
+
+def test_who_waits_for_a_relay_that_is_closed_waits_no_longer(db):
+    class Away(LocalEventTarget):
+        def forward(self, relay, events, after):
+            raise ConnectionError("not there")
+
+    publish(db, 1)
+    told = []
+    with Relay(db, "orders", Away()) as relay:
+        waiting = threading.Thread(target=lambda: told.append(relay.catch_up(3600)))
+        waiting.start()
+        outside.until(lambda: relay.error)
+    outside.until(lambda: told)
+    waiting.join()
+    assert told == [False]
 
 
 def test_it_goes_on_where_it_stopped_and_the_place_is_a_consumers(db, central, target):
