@@ -337,6 +337,11 @@ def test_publish_of_what_has_no_form_in_json_is_said_in_one_line(run, db):
     assert run("publish", "order.saved", "17", r'"\ud800"', code=1).count("\n") == 1
 
 
+def test_an_argument_that_is_not_utf_8_is_said_in_one_line(run, db):
+    db.connect()
+    assert "is not UTF-8" in run("tail", "--stream", "\udcff", code=2)
+
+
 def test_publish_with_a_prefix_is_heard_by_tail_with_it(run, db):
     db.connect()
     run("publish", "saved", "1", "--prefix", "shop/")

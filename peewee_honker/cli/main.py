@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         given = sys.argv[1:] if arguments is None else list(arguments)
+        for text in given:
+            if text.encode(errors="replace").decode() != text:  # no name in a database is of such bytes
+                raise CommandError(f"{text!r} is not UTF-8", 2)
         parsed = _parser(_command(given)).parse_args(given)
         done: int = parsed.run(parsed, Screen())
         sys.stdout.flush()
