@@ -11,7 +11,7 @@ import blinker
 from peewee_honker import signals
 from peewee_honker.events import Event, EventTarget, Retention
 from peewee_honker.events.event import check_type
-from peewee_honker.events.listener import Listener, Outcome, call, refuse_async
+from peewee_honker.events.listener import Listener, Outcome, call
 from peewee_honker.events.payload import check_payload, is_secret, json_value, key_text, row_payload
 from peewee_honker.signals import in_transaction, is_in_transaction
 
@@ -239,8 +239,6 @@ class Receiving:
         self._named = named
         if is_in_transaction(receiver):
             in_transaction(self)
-            if asyncio.iscoroutinefunction(receiver):
-                self.func = refuse_async
 
     def __call__(self, event: Event) -> Outcome | None:
         return call(self.func, self._bridge.model, event=event, loop=self._bridge.loop, **self._named)

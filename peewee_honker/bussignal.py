@@ -1,6 +1,5 @@
 """Named blinker signals that reach every process: `bus.signal("report.ready")`."""
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +7,7 @@ import blinker
 
 from peewee_honker.events import Event, EventTarget, Retention
 from peewee_honker.events.event import check_type
-from peewee_honker.events.listener import Listener, Outcome, ended, refuse_async
+from peewee_honker.events.listener import Listener, Outcome, ended
 from peewee_honker.signals import in_transaction, is_in_transaction
 
 if TYPE_CHECKING:
@@ -95,8 +94,6 @@ class _Receiving:
         self._bus = bus
         if is_in_transaction(receiver):
             in_transaction(self)
-            if asyncio.iscoroutinefunction(receiver):
-                self.func = refuse_async
 
     def __call__(self, event: Event) -> Outcome | None:
         # Not by call(), whose own arguments' names may be among those that were sent.

@@ -179,7 +179,7 @@ def _sizes(database: HonkerDatabase) -> Iterator[Finding]:
 
 def _watch(database: HonkerDatabase) -> Iterator[Finding]:
     if not sys.platform.startswith("linux"):
-        yield Finding("waking", "looks for commits each ms: inotify is Linux's")
+        yield Finding("waking", "looks for commits every millisecond: inotify is Linux's")
         return
     waker = Waker(database.engine.path)
     try:

@@ -108,7 +108,7 @@ class Event:
         """The event as JSON text, without its offset.
 
         Raises PayloadError for a payload that JSON cannot hold (also NaN and infinity, which other languages' readers
-        refuse), and when the text would be longer than `max_bytes` in UTF-8.
+        refuse), for half a surrogate pair, which UTF-8 cannot, and when the text would be longer than `max_bytes` in UTF-8.
         """
         try:
             text = self._text()

@@ -18,6 +18,7 @@ __all__ = [
     "Where",
     "call",
     "ended",
+    "is_cancelled",
     "is_coroutine_function",
     "name_of",
     "refuse_async",
@@ -100,10 +101,15 @@ async def _uncancelled(coroutine: Coroutine[Any, Any, Any]) -> None:
     try:
         await coroutine
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if is_cancelled():
             raise
         raise RuntimeError("what the listener has waited for was cancelled") from error
+
+
+def is_cancelled() -> bool:
+    """Whether it is the running task that is cancelled. Else a CancelledError is of something that it has awaited."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 class _Queue:

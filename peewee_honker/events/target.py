@@ -36,11 +36,10 @@ __all__ = ["Call", "EventTarget", "Forwarded", "LocalEventTarget", "dispatched"]
 
 logger = logging.getLogger("peewee_honker.events")
 
+_MOST_TYPES = 4096  # that are remembered: as right, and with their calls
+
 dispatched = blinker.Signal("`receiver(target, event=event)`: an event was dispatched, in the transaction that is open.")
 """For tests that want to see what is published whether it commits or not, see `peewee_honker.testing`."""
-
-
-_SHORT = 4096  # types that are remembered: as right, and with their calls
 
 
 class _Registration(NamedTuple):
@@ -160,7 +159,7 @@ class EventTarget(ABC):
         """
         if event.type not in self._known_types:
             check_type(event.type)
-            if len(self._known_types) >= _SHORT:  # types may have a key in them
+            if len(self._known_types) >= _MOST_TYPES:  # types may have a key in them
                 self._known_types = set()
             self._known_types.add(event.type)
         event = traced(event)
@@ -227,7 +226,7 @@ class EventTarget(ABC):
         if len(keys) == 1:  # as of most types
             registration = self._registrations.get(keys[0])
             if registration is not None and registration.always:
-                if len(short) < _SHORT and not self._topics.id_matters(event.type):
+                if len(short) < _MOST_TYPES and not self._topics.id_matters(event.type):
                     short[event.type] = registration.always
                 return registration.always
         calls: list[Callable[[Event], Outcome | None]] = []

@@ -11,6 +11,7 @@ from typing import Any
 
 import marshmallow
 
+from peewee_honker.events.listener import is_cancelled
 from peewee_honker.operations.errors import (
     ACCESS_DENIED,
     EXECUTION_ERROR,
@@ -256,9 +257,9 @@ async def _awaited(spec: OperationSpec, result: Awaitable[Any]) -> Envelope:
     except Exception as error:
         raise _told(spec, error) from None
     except asyncio.CancelledError as error:
-        if _is_cancelled():
+        if is_cancelled():
             raise
-        raise _told(spec, error) from None
+        raise _told(spec, error) from None  # of something that it has awaited: nobody else would tell the caller
     return _wrapped(spec, made)
 
 
@@ -269,18 +270,11 @@ async def _responses(spec: OperationSpec, results: AsyncGenerator[Any, None]) ->
     except Exception as error:
         raise _told(spec, error) from None
     except asyncio.CancelledError as error:
-        if _is_cancelled():
+        if is_cancelled():
             raise
-        raise _told(spec, error) from None
+        raise _told(spec, error) from None  # of something that it has awaited: nobody else would tell the caller
     finally:
         await results.aclose()
-
-
-def _is_cancelled() -> bool:
-    """Whether it is the call that is cancelled. Else a CancelledError is of something that the handler has awaited, and the
-    call has failed: nobody would tell its caller so."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
 
 
 def _wrapped(spec: OperationSpec, result: Any) -> Envelope:
