@@ -165,7 +165,7 @@ class Bridge:
         if self._is_captured:
             return
         payload = row_payload(instance, self._exclude) if self._schema is None else self._schema(instance)
-        event = Event.of_row(type_, key_text(instance), payload, self._bus.origin, operation, changes)
+        event = Event(type_, key_text(instance), payload, None, None, self._bus.origin, operation, changes)
         if self._instances is not None and self._bus.is_running:
             self._instances[event.event_id] = instance
             if len(self._instances) > _MOST_INSTANCES:  # of what was rolled back

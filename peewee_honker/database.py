@@ -263,10 +263,11 @@ class HonkerDatabase(SqliteDatabase):
         """Run a statement of this package's own in the open transaction, or alone: unseen by query logs and hooks, and
         without touching what `last_insert_id` and `rows_affected` tell of the user's statements. Gives the rows of one that
         returns some."""
-        if self.is_closed():
+        state = self._state
+        if state.closed:
             self.cursor()  # type: ignore[no-untyped-call]  # connects, or says that the connection is not open
         with __exception_wrapper__:
-            rows: list[dict[str, Any]] = self._state.conn.write_beside(sql, values)
+            rows: list[dict[str, Any]] = state.conn.write_beside(sql, values)
         return rows
 
     def at_commit(self, function: Callable[[], object], then: Callable[[], object] | None = None) -> None:

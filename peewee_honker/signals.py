@@ -96,7 +96,8 @@ def in_transaction(receiver: Receiver) -> Receiver:
 
 def is_in_transaction(receiver: Callable[..., Any]) -> bool:
     """Whether `receiver` is marked with `in_transaction`."""
-    return bool(getattr(receiver, _MARK, False))
+    marked: bool = getattr(receiver, _MARK, False)
+    return marked
 
 
 class _NumberedSet(set[Any]):

@@ -199,8 +199,9 @@ def test_durable_events_deleted_before_they_were_read(db, listen):
     for id_ in "123":
         target.dispatch(Event("order.saved", id_))
     prune_stream(db.engine, "events", Retention(age=None, count=1, consumed=False))
-    target.add_listener("__gap__", lambda _: heard.append("gap"))
-    target.add_listener("order.saved", lambda event: heard.append(event.id))
+    with target.holding():
+        target.add_listener("__gap__", lambda _: heard.append("gap"))
+        target.add_listener("order.saved", lambda event: heard.append(event.id))
     outside.until(lambda: "3" in heard)
     assert heard == ["gap", "3"]
 

@@ -286,11 +286,15 @@ class Session:
         try:
             if self.in_transaction:
                 return self._on_writer(sql, values)
-            with _Holding(self) as run:
-                rows = run(sql, values)
+            engine, deadline = self.engine, time.monotonic() + self.timeout
+            try:
+                engine.take_writer(self.token, self.timeout)
+                rows = engine.write(sql, values, deadline)
+            finally:
+                engine.give_writer_back(self.token)
         except RuntimeError as error:
             raise translate(error) from error
-        self.engine.committed()
+        engine.committed()
         return rows
 
     def _on_writer(self, sql: str, values: Sequence[Any]) -> list[Row]:

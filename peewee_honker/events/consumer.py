@@ -320,11 +320,11 @@ class Consumer:
             if place.given_up:
                 place.given_up = {}
         place.attempts += 1
-        together: list[Receiver] = []
-        failed: list[_Failure] = []
+        together: tuple[Receiver, ...] = ()  # as of most events: what is done here is done for each of a replay
+        failed: tuple[_Failure, ...] = ()
         for receiver in left:
             if is_in_transaction(receiver):
-                together.append(receiver)
+                together += (receiver,)
                 continue
             try:
                 if self._is_silent:
@@ -336,11 +336,11 @@ class Consumer:
                 raise
             except Exception as error:
                 self._note_unless_lost(place, receiver, event, error)
-                failed.append((receiver, error))
-        if not (failed or together or place.given_up):
-            place.offset, place.left = offset, None
-            return True
-        return self._go_on(stream, place, offset, event, failed, together)
+                failed += ((receiver, error),)
+        if failed or together or place.given_up:
+            return self._go_on(stream, place, offset, event, failed, together)
+        place.offset, place.left = offset, None
+        return True
 
     def _go_on(
         self,
@@ -348,8 +348,8 @@ class Consumer:
         place: _Place,
         offset: int,
         event: Event,
-        failed: Sequence[_Failure],
-        together: Sequence[Receiver],
+        failed: tuple[_Failure, ...],
+        together: tuple[Receiver, ...],
     ) -> bool:
         """Behind an event on which receivers have failed, or which transactional ones still have to be given; False when it
         has to be tried again.
@@ -367,7 +367,7 @@ class Consumer:
                 break
             if place.attempts < self._attempts:
                 return self._wait(place, event, together)
-            together = [receiver for receiver in together if receiver is not failure[0]]
+            together = tuple(receiver for receiver in together if receiver is not failure[0])
             self._give_up(place, [failure], together)
         else:
             self._conclude(stream, place, offset, event)

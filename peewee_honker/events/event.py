@@ -1,13 +1,13 @@
 """What travels: one event, and its form as JSON."""
 
 import json
-import math
 import os
 import random
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from peewee_honker.errors import PayloadError, TopicError
@@ -34,8 +34,12 @@ def _payload_encoder() -> Callable[[Any], str]:
 
 _encode = _payload_encoder()
 
+# As json.loads without the functions that lead to it: in a thread that has just been woken they take as long as the text.
+_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # not in typeshed
+
+_now = time.time  # which an argument of `Event` hides
 _clock = threading.Lock()
-_last = [0, 0]  # milliseconds, counter within them
+_last = 0  # the time in the last id
 _chance = random.Random()  # of this module's own, which nobody seeds
 
 
@@ -50,22 +54,24 @@ if hasattr(os, "register_at_fork"):
 
 
 def new_event_id() -> str:
-    """A UUID of version 7 (RFC 9562, section 5.7): sorts by the time it was made, also within one millisecond here."""
+    """A UUID of version 7 (RFC 9562, section 5.7): sorts by the time it was made, also within one millisecond here.
+
+    The 12 bits behind the milliseconds are their fraction (section 6.2, method 3), and count up where the clock does not.
+    """
+    global _last
     with _clock:
-        now = time.time_ns() // 1_000_000
-        if now > _last[0]:
-            _last[:] = [now, _chance.getrandbits(11)]  # leaves room to count up in 12 bits
-        else:
-            _last[1] += 1
-            if _last[1] > 0xFFF:
-                _last[:] = [_last[0] + 1, 0]
-        milliseconds, counter = _last
-    head = f"{milliseconds:012x}"
-    tail = f"{1 << 63 | _chance.getrandbits(62):016x}"
-    return f"{head[:8]}-{head[8:]}-7{counter:03x}-{tail[:4]}-{tail[4:]}"
+        now = (time.time_ns() << 12) // 1_000_000
+        if now <= _last:
+            now = _last + 1
+        _last = now
+    chance = _chance.getrandbits(62)
+    return (
+        f"{now >> 28:08x}-{now >> 12 & 0xFFFF:04x}-7{now & 0xFFF:03x}-"
+        f"{0x8000 | chance >> 48:04x}-{chance & 0xFFFF_FFFF_FFFF:012x}"
+    )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, init=False)
 class Event:
     """One event.
 
@@ -86,13 +92,46 @@ class Event:
     id: str = ""
     payload: Any = None
     event_id: str = field(default_factory=new_event_id)
-    time: float = field(default_factory=time.time)
+    time: float = field(default_factory=_now)
     origin: str = ""
     operation: str = ""
     changes: Mapping[str, Any] | None = None
     transaction: str = ""
     headers: Mapping[str, str] | None = None
     offset: int | None = None
+
+    def __init__(
+        self,
+        type: str,
+        id: str = "",
+        payload: Any = None,
+        event_id: str | None = None,
+        time: float | None = None,
+        origin: str = "",
+        operation: str = "",
+        changes: Mapping[str, Any] | None = None,
+        transaction: str = "",
+        headers: Mapping[str, str] | None = None,
+        offset: int | None = None,
+    ) -> None:
+        """A new event: its id and its time are of now unless they are given."""
+        # All fields at once, which a frozen dataclass's own `__init__` sets one by one in several times as long.
+        _keep(
+            self,
+            {
+                "type": type,
+                "id": id,
+                "payload": payload,
+                "event_id": new_event_id() if event_id is None else event_id,
+                "time": _now() if time is None else time,
+                "origin": origin,
+                "operation": operation,
+                "changes": changes,
+                "transaction": transaction,
+                "headers": headers,
+                "offset": offset,
+            },
+        )
 
     @property
     def topic(self) -> str:
@@ -134,7 +173,7 @@ class Event:
             more += f',"transaction":{text(self.transaction)}'
         if self.headers:
             more += f',"headers":{_encode(self.headers)}'
-        told = repr(seconds) if type(seconds) is float and math.isfinite(seconds) else _encode(seconds)
+        told = repr(seconds) if type(seconds) is float and isfinite(seconds) else _encode(seconds)
         return (
             f'{{"type":{text(self.type)},"id":{text(self.id)},"payload":{_encode(self.payload)},'
             f'"event_id":{text(self.event_id)},"time":{told},"origin":{text(self.origin)},'
@@ -142,58 +181,45 @@ class Event:
         )
 
     @classmethod
-    def of_row(
-        cls, type_: str, id_: str, payload: Any, origin: str, operation: str, changes: Mapping[str, Any] | None = None
-    ) -> "Event":
-        """As `Event(...)`, in less time, which every save that publishes feels."""
-        made = _Draft()
-        made.type, made.id, made.payload = type_, id_, payload
-        made.event_id, made.time = new_event_id(), time.time()
-        made.origin, made.operation, made.changes = origin, operation, changes
-        made.transaction, made.headers, made.offset = "", None, None
-        made.__class__ = cls  # type: ignore[assignment]  # of the same slots
-        return made  # type: ignore[return-value]  # which it is now
-
-    @classmethod
     def from_json(cls, text: str | bytes, channel: str, offset: int | None = None) -> "Event":
         """The event that `text` is. What is not of `to_json`'s form (a bare `notify`) becomes the payload of an event
         whose type is the channel."""
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):  # text, or nested too deep
-            value = text if isinstance(text, str) else text.decode(errors="replace")
+            value, end = _scan(text, 0)  # type: ignore[arg-type]  # bytes are a TypeError
+        except (ValueError, RecursionError, StopIteration, TypeError):
+            end = -1
+        if end != len(text):  # there is space around it, or it is no JSON
+            value = _loads(text)
         return cls.from_value(value, channel, offset)
 
     @classmethod
     def from_value(cls, value: Any, channel: str, offset: int | None = None) -> "Event":
-        """As `from_json`, of what the text was decoded to.
+        """As `from_json`, of what the text was decoded to, which is the event's from now on.
 
         Other programs write events too: a field that is not of its type is made text, or left out.
         """
-        made = _Draft()
         try:  # as to_json writes it
-            made.type = type_ = value["type"]
-            made.id = id_ = value["id"]
-            made.payload = value["payload"]
-            made.event_id = event_id = value["event_id"]
-            made.time = time_ = value["time"]
-            made.origin = origin = value["origin"]
-            made.operation = operation = value["operation"]
+            type_, id_, event_id = value["type"], value["id"], value["event_id"]
+            seconds, origin, operation = value["time"], value["origin"], value["operation"]
+            value["payload"]
         except (TypeError, KeyError):
             return cls._from_other(value, channel, offset)
         texts = type(type_) is type(id_) is type(event_id) is type(origin) is type(operation) is str
-        if not texts or type(time_) is not float or not math.isfinite(time_):
+        if not texts or type(seconds) is not float or not isfinite(seconds):
             return cls._from_other(value, channel, offset)
-        if len(value) == 7:
-            made.changes = made.headers = None
-            made.transaction = ""
+        if len(value) != 7:
+            changes = value.get("changes")
+            value = {name: value[name] for name in _ALWAYS} | {
+                "changes": changes if type(changes) is dict else None,
+                "transaction": str(value.get("transaction", "")),
+                "headers": _texts(value.get("headers")),
+            }
         else:
-            made.changes = changes if type(changes := value.get("changes")) is dict else None
-            made.transaction = str(value.get("transaction", ""))
-            made.headers = _texts(value.get("headers"))
-        made.offset = offset
-        made.__class__ = cls  # type: ignore[assignment]  # of the same slots
-        return made  # type: ignore[return-value]  # which it is now
+            value["headers"] = None  # which each call asks for; what is not here is as the class has it
+        value["offset"] = offset
+        made: Event = _new(cls)
+        _keep(made, value)
+        return made
 
     @classmethod
     def _from_other(cls, value: Any, channel: str, offset: int | None) -> "Event":
@@ -220,21 +246,18 @@ class Event:
         )
 
 
-class _Draft:
-    """An event that is being decoded. A frozen dataclass takes several times as long to make, which a replay feels."""
+_ALWAYS = ("type", "id", "payload", "event_id", "time", "origin", "operation")
+"""What to_json writes of every event."""
+_new = object.__new__
+_keep: Callable[[Event, dict[str, Any]], None] = Event.__dict__["__dict__"].__set__  # as `event.__dict__ = ...`
 
-    __slots__ = Event.__slots__
-    type: str
-    id: str
-    payload: Any
-    event_id: str
-    time: float
-    origin: str
-    operation: str
-    changes: Mapping[str, Any] | None
-    transaction: str
-    headers: Mapping[str, str] | None
-    offset: int | None
+
+def _loads(text: str | bytes) -> Any:
+    """What a text is as JSON, else the text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # text, or nested too deep
+        return text if isinstance(text, str) else text.decode(errors="replace")
 
 
 def _with_dashes(event_id: str) -> tuple[str, float | None]:
@@ -252,7 +275,7 @@ def _seconds(value: Any) -> float:
         seconds = float(value) if isinstance(value, int | float) else 0.0
     except OverflowError:  # JSON's whole numbers have any size
         return 0.0
-    return seconds if math.isfinite(seconds) else 0.0
+    return seconds if isfinite(seconds) else 0.0
 
 
 def _texts(headers: Any) -> Mapping[str, str] | None:

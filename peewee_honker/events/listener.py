@@ -50,10 +50,7 @@ class Interrupted(Exception):  # noqa: N818  (no error: the event is as it was b
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """The event loop that runs in this thread, if one does."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+    return asyncio._get_running_loop()  # get_running_loop() raises where there is none, which each delivery would feel
 
 
 def call(

@@ -3,7 +3,6 @@
 `peewee_honker.events.dispatcher` has the one of an engine's file.
 """
 
-import asyncio
 import logging
 import os
 import threading
@@ -16,6 +15,7 @@ from typing import ClassVar, Protocol
 from peewee_honker.driver import Engine
 from peewee_honker.errors import EngineClosedError
 from peewee_honker.events.event import Event, gap_event
+from peewee_honker.events.listener import running_loop
 
 __all__ = ["EventDispatcher", "Outlet", "Run", "Source", "Waiting"]
 
@@ -169,7 +169,7 @@ class EventDispatcher(ABC):
     def settle(self) -> None:
         """Wait until the event that is being handed over now has been; not inside a receiver, nor in a thread that runs an
         event loop, for which that receiver may be waiting."""
-        if self._process != os.getpid() or _runs_a_loop():
+        if self._process != os.getpid() or running_loop() is not None:
             return
         if self._busy.acquire(timeout=_LONGEST_GOODBYE):  # the dispatcher's thread gets it at once
             self._busy.release()
@@ -328,7 +328,7 @@ class Run(ABC):
 
     def may_be_waited_for(self) -> bool:
         """Whether the calling thread can wait for this one without waiting for itself."""
-        return threading.current_thread() is not self._thread and not _runs_a_loop()
+        return threading.current_thread() is not self._thread and running_loop() is None
 
     def wake(self) -> None:
         """Look for events and poll the sources now."""
@@ -410,15 +410,6 @@ class Run(ABC):
             logger.exception("%r failed; trying again in %s s", source, _PAUSE_AFTER_ERROR)
             self._paused[id(source)] = time.monotonic() + _PAUSE_AFTER_ERROR
             return False
-
-
-def _runs_a_loop() -> bool:
-    """Whether an event loop runs in this thread, for which a receiver may be waiting."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _stop_source(source: Source) -> None:

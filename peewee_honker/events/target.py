@@ -258,9 +258,11 @@ class EventTarget(ABC):
             try:
                 if in_loop:
                     self._deliver_in_loop(each, event)
-                    continue
-                with self.recorder.delivering(event):
+                elif type(self.recorder) is SilentRecorder:
                     each(event)
+                else:
+                    with self.recorder.delivering(event):
+                        each(event)
             except Exception:
                 logger.exception("a receiver of %s failed on event %s: %s", event.type, event.event_id, name_of(each))
                 self.recorder.failed(event.type)

@@ -12,6 +12,7 @@ A watch opens no descriptor on the database: closing one would drop SQLite's loc
 import contextlib
 import logging
 import os
+import select
 import selectors
 import socket
 import sys
@@ -37,13 +38,13 @@ class Waker:
     def __init__(self, path: str) -> None:
         self._path = path
         self._wakes, self._wake = socket.socketpair()  # a pipe that Windows can wait for, too
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._wakes, selectors.EVENT_READ)
         for end in (self._wakes, self._wake):
             end.setblocking(False)
         self._inotify = _open_inotify()
+        self._poll = _Epoll() if hasattr(select, "epoll") else _Selector()
+        self._poll.add(self._wakes.fileno())
         if self._inotify is not None:
-            self._selector.register(self._inotify, selectors.EVENT_READ)
+            self._poll.add(self._inotify)
         self._watching: int | None = None
         self.watch()
 
@@ -71,13 +72,15 @@ class Waker:
 
         What was written or called before counts too, once: so `wait(0)` forgets it.
         """
-        ready = self._selector.select(self.interval if seconds is None else seconds)
-        for key, _ in ready:
-            with contextlib.suppress(BlockingIOError):
-                if key.fileobj is self._wakes:
-                    self._wakes.recv(4096)
+        ready = self._poll.ready(self.interval if seconds is None else seconds)
+        for descriptor in ready:
+            try:
+                if descriptor == self._inotify:
+                    os.read(descriptor, 65536)
                 else:
-                    os.read(key.fd, 65536)
+                    self._wakes.recv(4096)
+            except BlockingIOError:
+                pass
         return bool(ready)
 
     def wake(self) -> None:
@@ -87,12 +90,44 @@ class Waker:
 
     def close(self) -> None:
         """Give the descriptors back."""
-        self._selector.close()
+        self._poll.close()
         self._wakes.close()
         self._wake.close()
         if self._inotify is not None:
             os.close(self._inotify)
         self._inotify = self._watching = None
+
+
+class _Selector:
+    """Waits until one of some descriptors can be read, on any system."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+
+    def add(self, descriptor: int) -> None:
+        self._selector.register(descriptor, selectors.EVENT_READ)
+
+    def ready(self, seconds: float) -> list[int]:
+        return [key.fd for key, _ in self._selector.select(seconds)]
+
+    def close(self) -> None:
+        self._selector.close()
+
+
+class _Epoll:
+    """The same on Linux, with less Python between a wake and what it is for."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+
+    def add(self, descriptor: int) -> None:
+        self._epoll.register(descriptor, select.EPOLLIN)
+
+    def ready(self, seconds: float) -> list[int]:
+        return [descriptor for descriptor, _ in self._epoll.poll(seconds)]
+
+    def close(self) -> None:
+        self._epoll.close()
 
 
 @cache
