@@ -267,16 +267,22 @@ class Model(peewee.Model):
 
         Guarantee: a row announced with `created=True` is inserted, also if a `pre_save` receiver gave it its key.
         """
-        model = type(self)
         unit_of_work = self._unit_of_work(pre_save, post_save)
         if unit_of_work is None:
             return super().save(force_insert, only)
+        if unit_of_work is _alone:
+            return self._save_heard(force_insert, only)
         with unit_of_work:
-            created = force_insert or self._is_keyless()
+            return self._save_heard(force_insert, only)
+
+    def _save_heard(self, force_insert: bool, only: Any) -> int:
+        model = type(self)
+        created = force_insert or self._is_keyless()
+        if pre_save.receivers:
             pre_save.send(model, instance=self, created=created)
-            self.__rows__ = int(super().save(force_insert or (created and not self._is_keyless()), only))
-            post_save.send(model, instance=self, created=created)
-            return self.__rows__
+        self.__rows__ = int(super().save(force_insert or (created and not self._is_keyless()), only))
+        post_save.send(model, instance=self, created=created)
+        return self.__rows__
 
     def delete_instance(self, recursive: bool = False, delete_nullable: bool = False) -> int:
         """Delete as `peewee.Model.delete_instance` does, and send `pre_delete` before, `post_delete` after it.

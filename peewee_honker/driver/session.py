@@ -284,8 +284,8 @@ class Session:
         `lastrowid`, `rowcount` and `total_changes` stay what the user's statements made them.
         """
         try:
-            if self.in_transaction:
-                return self._on_writer(sql, values)
+            if self._write is not None:  # in a transaction
+                return self._on_writer(sql, values) if self._may_wait else self._write(sql, values)
             engine, deadline = self.engine, time.monotonic() + self.timeout
             try:
                 engine.take_writer(self.token, self.timeout)

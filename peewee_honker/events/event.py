@@ -40,6 +40,7 @@ _scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # t
 _now = time.time  # which an argument of `Event` hides
 _clock = threading.Lock()
 _last = 0  # the time in the last id
+_FRAME = 1 << 124 | 1 << 63  # a digit before the time, so that its zeros are written, and the variant behind it
 _chance = random.Random()  # of this module's own, which nobody seeds
 
 
@@ -64,11 +65,8 @@ def new_event_id() -> str:
         if now <= _last:
             now = _last + 1
         _last = now
-    chance = _chance.getrandbits(62)
-    return (
-        f"{now >> 28:08x}-{now >> 12 & 0xFFFF:04x}-7{now & 0xFFF:03x}-"
-        f"{0x8000 | chance >> 48:04x}-{chance & 0xFFFF_FFFF_FFFF:012x}"
-    )
+    digits = hex(_FRAME | now << 64 | _chance.getrandbits(62))  # one conversion takes a third of the time that five take
+    return f"{digits[3:11]}-{digits[11:15]}-7{digits[15:18]}-{digits[18:22]}-{digits[22:]}"
 
 
 @dataclass(frozen=True, init=False)
