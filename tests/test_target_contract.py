@@ -175,6 +175,38 @@ def test_the_thread_goes_with_the_last_listener(target):
         assert not [thread for thread in threading.enumerate() if thread.name == "peewee-honker-dispatcher"]
 
 
+class SlowlyClosed(HonkerEventTarget):
+    """The moment between the last listener's going and the end of the transport, made long."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.closing, self.others = threading.Event(), threading.Event()
+
+    def _close(self):
+        self.closing.set()
+        self.others.wait(0.3)  # who has to wait until this has ended does not come
+        return super()._close()
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "durable", "consumer": "test"}], ids=["ephemeral", "durable"])
+def test_a_first_listener_that_comes_while_the_last_one_goes_hears_what_follows(db, options):
+    target, heard = SlowlyClosed(db, **options), []
+    target.add_listener("order.saved", print)
+
+    def come():
+        target.closing.wait(10)
+        target.add_listener("order.saved", lambda event: heard.append(event.id))
+        target.others.set()
+
+    thread = threading.Thread(target=come)
+    thread.start()
+    target.remove_listener("order.saved", print)
+    thread.join(20)
+    say(target, "1", "2")
+    outside.until(lambda: heard == ["1", "2"])
+    target.close()
+
+
 def test_what_was_said_before_is_not_heard(target):
     say(target, "before")
     heard = []

@@ -145,25 +145,26 @@ class Consumer:
                 self._places = {**self._places, stream: _Place(receivers, missed or _ignore)}
             else:  # as when who has left could not wait for the end of it: goes on where it is
                 known.receivers, known.missed, known.left, known.leaving = receivers, missed or _ignore, None, False
-        dispatcher = self._store.dispatcher
-        if is_idle:
-            dispatcher.add_source(self)
-        else:
-            dispatcher.wake()
+            if is_idle:  # before another thread can leave
+                self._store.dispatcher.add_source(self)
+        if not is_idle:
+            self._store.dispatcher.wake()
 
     def leave(self, stream: str) -> None:
         """Read a stream no more; returns when the place in it is saved (see `Dispatcher.settle`)."""
+        self.begin_to_leave(stream)()
+
+    def begin_to_leave(self, stream: str) -> Callable[[], None]:
+        """As `leave`, but the waiting is left to what this gives: for whoever holds a lock that a receiver may want."""
+        dispatcher = self._store.dispatcher
         with self._changing:
             place = self._places.get(stream)
             if place is None:
-                return
+                return dispatcher.settle
             place.leaving = True
-            last = all(other.leaving for other in self._places.values())
-        dispatcher = self._store.dispatcher
-        if last:
-            dispatcher.remove_source(self)
-        else:
-            dispatcher.flush()
+            if all(other.leaving for other in self._places.values()):
+                return dispatcher.begin_to_remove(self)
+        return dispatcher.flush
 
     def poll(self) -> bool:
         """Deliver what is due; whether there may be more at once."""

@@ -1,6 +1,6 @@
 """Targets on a database's own tables: ephemeral or durable, written in the transaction that is open."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -130,12 +130,11 @@ class DatabaseTarget(EventTarget):
             self._dispatcher = self._store.dispatcher
             self._dispatcher.attach(self)
 
-    def _close(self) -> None:
+    def _close(self) -> Callable[[], None]:
         if self.mode == "durable":
-            self.consumer.leave(self.stream)
-        elif self._dispatcher is not None:
-            self._dispatcher.detach(self)
-            self._dispatcher = None
+            return self.consumer.begin_to_leave(self.stream)
+        dispatcher, self._dispatcher = self._dispatcher, None
+        return self._settle if dispatcher is None else dispatcher.begin_to_detach(self)
 
     def _open_topic(self, topic: str) -> None:
         if self._dispatcher is not None:

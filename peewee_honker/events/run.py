@@ -8,8 +8,9 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import ClassVar, Protocol
 
 from peewee_honker.driver import Engine
@@ -100,15 +101,23 @@ class EventDispatcher(ABC):
 
     def detach(self, outlet: Outlet) -> None:
         """Hand nothing more to `outlet`; returns when what it does now has ended (see `settle`)."""
+        self.begin_to_detach(outlet)()
+
+    def begin_to_detach(self, outlet: Outlet) -> Callable[[], None]:
+        """As `detach`, but the waiting is left to what this gives: for whoever holds a lock that a receiver may want."""
         with self._changing:
             if self._process != os.getpid():
-                return
+                return _nothing
             self._outlets = tuple(other for other in self._outlets if other is not outlet)
             self._routes = {}
             ended = self._end_if_unused()
-        self.settle()
-        if ended is not None:
-            ended.join()
+
+        def wait() -> None:
+            self.settle()
+            if ended is not None:
+                ended.join()
+
+        return wait
 
     def add_source(self, source: Source) -> None:
         """Poll `source` at every wake. One that was removed and has not been stopped yet stays."""
@@ -148,13 +157,20 @@ class EventDispatcher(ABC):
 
     def remove_source(self, source: Source) -> None:
         """Stop `source` in the dispatcher's thread; returns when it has stopped (but see `settle`)."""
+        self.begin_to_remove(source)()
+
+    def begin_to_remove(self, source: Source) -> Callable[[], None]:
+        """As `remove_source`, but the waiting is left to what this gives."""
         stopped = threading.Event()
         with self._changing:
             run = self._run
             if run is None or source not in self._sources or self._process != os.getpid():
-                return
+                return _nothing
             self._leaving.append((source, stopped))
         run.wake()
+        return partial(self._wait_until_stopped, run, stopped)
+
+    def _wait_until_stopped(self, run: "Run", stopped: threading.Event) -> None:
         if not run.may_be_waited_for():
             return
         if not stopped.wait(_LONGEST_GOODBYE):
@@ -410,6 +426,10 @@ class Run(ABC):
             logger.exception("%r failed; trying again in %s s", source, _PAUSE_AFTER_ERROR)
             self._paused[id(source)] = time.monotonic() + _PAUSE_AFTER_ERROR
             return False
+
+
+def _nothing() -> None:
+    """There is nothing to wait for."""
 
 
 def _stop_source(source: Source) -> None:

@@ -127,11 +127,9 @@ class EventTarget(ABC):
             self._short = {}
             if is_gone:
                 self._close_topic(topic)
-            last = not self._registrations
-        if last:
-            self._close()
-        else:
-            self._settle()
+            # Begun while nobody can add a first listener; waited for when a listener that is waited for can add one.
+            wait = self._settle if self._registrations else self._close()
+        wait()
 
     def close(self) -> None:
         """Remove all listeners."""
@@ -200,8 +198,9 @@ class EventTarget(ABC):
     def _open(self) -> None:  # noqa: B027  (what a transport without it does)
         """Begin to receive: there is a first listener."""
 
-    def _close(self) -> None:  # noqa: B027  (what a transport without it does)
-        """Receive no more: the last listener has gone."""
+    def _close(self) -> Callable[[], None]:
+        """Receive no more: the last listener has gone. Gives what waits until listeners that run now have ended."""
+        return self._settle
 
     def _open_topic(self, topic: str) -> None:  # noqa: B027  (what a transport without it does)
         """Receive a topic that has a first listener."""
@@ -362,5 +361,3 @@ class LocalEventTarget(EventTarget):
             return
         with self._delivering:
             pass
-
-    _close = _settle

@@ -284,8 +284,6 @@ class WebSocketClientTarget(EventTarget):
         if self._inbox is not None:
             self._inbox.settle()
 
-    _close = _settle
-
     def take(self, event: Event, size: int) -> bool:
         """Have an event of so many bytes given to the listeners; False when the hub is to stop. In the link's loop."""
         return self._inbox is None or self._inbox.put(event, size)

@@ -246,8 +246,6 @@ class WebSocketServerTarget(EventTarget):
         if self._reader is not None:
             self._reader.settle()
 
-    _close = _settle
-
     def _take(self, events: Sequence[Event], position: int) -> None:
         """Give events to the listeners here, and to those who are connected. In the reader's thread."""
         for event in events:

@@ -56,12 +56,12 @@ class NatsDispatcher(EventDispatcher):
             self.detach(outlet)
             raise
 
-    def detach(self, outlet: Outlet) -> None:
-        """As EventDispatcher.detach."""
+    def begin_to_detach(self, outlet: Outlet) -> Callable[[], None]:
+        """As EventDispatcher.begin_to_detach."""
         run = self._run
         if isinstance(run, _NatsRun):
             run.unsubscribe(outlet)
-        super().detach(outlet)
+        return super().begin_to_detach(outlet)
 
     def refresh(self) -> None:
         """As EventDispatcher.refresh."""

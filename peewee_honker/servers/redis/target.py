@@ -1,7 +1,7 @@
 """`RedisTarget`: events through a Redis server, heard in every process that is connected to it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import redis
@@ -127,10 +127,16 @@ class RedisTarget(DatabaseTarget):
         if self._retention is not None:
             self.store.dispatcher.add_source(self._pruner)
 
-    def _close(self) -> None:
-        if self._retention is not None:
-            self.store.dispatcher.remove_source(self._pruner)
-        super()._close()
+    def _close(self) -> Callable[[], None]:
+        if self._retention is None:
+            return super()._close()
+        waits = (self.store.dispatcher.begin_to_remove(self._pruner), super()._close())
+
+        def wait() -> None:
+            for each in waits:
+                each()
+
+        return wait
 
     def _retentions(self) -> dict[str, Retention]:
         return {} if self._retention is None else {self.stream: self._retention}
