@@ -320,7 +320,9 @@ def test_a_transactional_receiver_that_is_async_is_refused(make_bus, way):
     if way == "signal":
         ready.connect(in_transaction(keep))
     asyncio.run(main())
-    assert "cannot be async" in bus.dead_letters()[0].error
+    (letter,) = bus.dead_letters()
+    assert "cannot be async" in letter.error
+    assert letter.receiver.endswith("keep")
 
 
 # Capture

@@ -15,13 +15,13 @@ __all__ = [
     "Interrupted",
     "Listener",
     "Outcome",
+    "RefusedAsync",
     "Where",
     "call",
     "ended",
     "is_cancelled",
     "is_coroutine_function",
     "name_of",
-    "refuse_async",
     "running_loop",
 ]
 
@@ -150,9 +150,17 @@ class _Queue:
             self._waiting.clear()
 
 
-def refuse_async(*_arguments: Any, **_named: Any) -> None:
+class RefusedAsync:
     """Is called in the place of a transactional receiver that is a coroutine function. Raises TypeError."""
-    raise TypeError("a transactional receiver cannot be async: its transaction is of the bus's thread")
+
+    def __init__(self, listener: Callable[..., Any]) -> None:
+        self.func = listener
+
+    def __call__(self, *_arguments: Any, **_named: Any) -> None:
+        raise TypeError(
+            f"{name_of(self)} is a coroutine function, and a transactional receiver cannot be async: its transaction is of "
+            "the bus's thread"
+        )
 
 
 def is_coroutine_function(listener: Callable[..., Any]) -> bool:

@@ -16,12 +16,12 @@ from peewee_honker.events.event import MAX_BYTES, Event, check_type
 from peewee_honker.events.listener import (
     Listener,
     Outcome,
+    RefusedAsync,
     Where,
     call,
     ended,
     is_coroutine_function,
     name_of,
-    refuse_async,
     running_loop,
 )
 from peewee_honker.events.metrics import Recorder, SilentRecorder
@@ -298,7 +298,7 @@ class Call:
         self.loop = loop
         self.__dict__.update(getattr(listener, "__dict__", {}))  # marks, such as `in_transaction`
         if is_in_transaction(self) and is_coroutine_function(listener):
-            self.func = refuse_async
+            self.func = RefusedAsync(listener)
 
     def __call__(self, event: Event) -> Outcome | None:
         if event.headers:
